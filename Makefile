@@ -1,0 +1,84 @@
+# Needs Python 3.10 or newer, and nothing else: each target installs what it uses and skips what is there.
+
+PYTHON ?= python3
+VENV := .venv
+# open_clip 2.24, the oldest line supported and the one on which the host's own WinCLIP is right.
+VENV_OPENCLIP2 := .venv-openclip2
+
+QUICKSTART ?= $(VENV)/bin/anomalib test --config configs/quickstart.yaml
+# What runs a second time, on open_clip 2.24.
+OPENCLIP2_TESTS ?= tests/unit -m "not slow"
+WORKERS ?= 2
+PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist worksteal --timeout 900
+# One thread a worker: more of them only wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+UV := $(VENV)/bin/uv
+READY := $(VENV)/.ready
+READY_OPENCLIP2 := $(VENV_OPENCLIP2)/.ready
+# A change of these installs again.
+PROJECT := pyproject.toml src/anomalib_clipad/_version.py
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help quickstart test setup lint types pytest pytest-openclip2 format constraints clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
+
+quickstart: $(READY) ## run SDP on the data and weights that ship with the package
+	$(QUICKSTART)
+
+test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
+
+setup: $(READY) $(READY_OPENCLIP2) ## make both environments
+
+lint: $(READY) ## ruff
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+types: $(READY) ## mypy
+	$(VENV)/bin/mypy
+
+pytest: $(READY) ## all tests, on the newest open_clip
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+pytest-openclip2: $(READY_OPENCLIP2) ## the unit tests, on open_clip 2.24
+	$(ONE_THREAD) $(VENV_OPENCLIP2)/bin/python -m pytest $(PYTEST_ARGS) $(OPENCLIP2_TESTS)
+
+format: $(READY) ## ruff: fix and format
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+# uv is only a fast installer: it is pinned in the constraints file like everything else, and it links both
+# environments to one copy of each package.
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Expected Python 3.10 or newer, but got " \
+		+ sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt uv
+
+$(READY): $(PROJECT) constraints.txt | $(UV)
+	$(UV) pip install --python $(VENV)/bin/python --constraint constraints.txt \
+		--build-constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(READY_OPENCLIP2): $(PROJECT) constraints-openclip2.txt | $(UV)
+	$(VENV)/bin/python -m venv --without-pip $(VENV_OPENCLIP2)
+	$(UV) pip install --python $(VENV_OPENCLIP2)/bin/python --constraint constraints-openclip2.txt \
+		--build-constraint constraints-openclip2.txt --editable '.[dev,compare]'
+	@touch $@
+
+# Writes the newest versions that agree, for every supported Python, on Linux and macOS. The second file differs
+# from the first only in open_clip and what that needs: a compile keeps the versions already in its output file.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate pyproject.toml
+
+constraints: $(UV) ## pin the newest versions in the constraints files
+	$(COMPILE) --extra dev --extra openvino --upgrade --output-file constraints.txt > /dev/null
+	cp constraints.txt constraints-openclip2.txt
+	echo 'open-clip-torch==2.24.0' | $(COMPILE) - --extra dev --extra openvino --extra compare \
+		--output-file constraints-openclip2.txt > /dev/null
+
+clean: ## remove the environments, caches and builds
+	rm -rf $(VENV) $(VENV_OPENCLIP2) build dist .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
