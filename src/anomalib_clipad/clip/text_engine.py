@@ -1,0 +1,172 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a class name to its two text vectors: prompts, encoding, representative vectors, cache (CLIP-AD, RVS)."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
+from anomalib_clipad.clip.representative import select_representative, strategy_parameters
+from anomalib_clipad.clip.text_cache import TextCache, cache_key, resolve_cache_dir
+from anomalib_clipad.clip.text_tower import encode_tokens
+
+logger = logging.getLogger(__name__)
+
+# Raised whenever the same inputs give other vectors, so that older files are not used.
+_CACHE_VERSION = "1"
+_PROGRESS_DELAY_S = 3.0
+
+
+class TextBackbone(Protocol):
+    """What the text engine needs of a backbone."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The open_clip model."""
+
+    @property
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """Turns K prompts into token ids (K, T), T being the context length."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies architecture and weights: another fingerprint, another cache entry."""
+
+
+class TextEngine:
+    """Text embeddings of class names, encoded once and cached in memory and on disk.
+
+    Args:
+        backbone: Model, tokenizer and fingerprint.
+        prompts: The prompt ensemble.
+        strategy: How the representative vectors are selected, a key of ``STRATEGIES``.
+        strategy_params: Parameters of the strategy that differ from its defaults.
+        cache_dir: Folder of the disk cache, ``None`` for the default one, ``False`` for none.
+        batch_size: Prompts encoded at a time.
+
+    Raises:
+        ValueError: If the strategy, a parameter of it, the cache folder or the batch size is invalid.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from open_clip import CLIP, tokenize
+        >>> vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1}
+        >>> clip = CLIP(32, vision, {"width": 64, "heads": 2, "layers": 1})
+        >>> backbone = SimpleNamespace(model=clip, tokenizer=tokenize, fingerprint="tiny")
+        >>> prompts = PromptEnsemble(["perfect {}"], ["broken {}"], ["a photo of a {}."])
+        >>> TextEngine(backbone, prompts, "mean", cache_dir=False).text_embeddings("metal_nut").shape
+        torch.Size([32, 2])
+    """
+
+    def __init__(
+        self,
+        backbone: TextBackbone,
+        prompts: PromptEnsemble,
+        strategy: str = "dbscan",
+        strategy_params: Mapping[str, Any] | None = None,
+        cache_dir: str | PathLike[str] | Literal[False] | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        if batch_size < 1:
+            msg = f"Expected batch_size to be at least 1, but got {batch_size}. 256 prompts need little memory."
+            raise ValueError(msg)
+        self.backbone = backbone
+        self.prompts = prompts
+        self.strategy = strategy
+        self.strategy_params = strategy_parameters(strategy, strategy_params)
+        self.batch_size = batch_size
+        self._memory: dict[str, Tensor] = {}
+        self._disk = TextCache(resolve_cache_dir(cache_dir))
+
+    def text_embeddings(self, class_name: str) -> Tensor:
+        """Get the two text vectors of a class.
+
+        Args:
+            class_name: As the dataset or the user spells it.
+
+        Returns:
+            Text embeddings (C, 2), float32, on the CPU, of unit length; the columns are normal and anomalous.
+
+        Raises:
+            ValueError: If the class name is blank, or a prompt embedding is not finite.
+        """
+        states = self.prompts.prompts(class_name)
+        description = self._description(class_name, states)
+        key = cache_key(description)
+        if key not in self._memory:
+            embeddings = self._disk.load(description)
+            if embeddings is None:
+                embeddings = self._select(states, description["class_name"])
+                self._disk.save(description, embeddings)
+            self._memory[key] = embeddings
+        return self._memory[key].clone()  # the caller may work in place
+
+    def _description(self, class_name: str, states: tuple[list[str], list[str]]) -> dict[str, str]:
+        """Collect all that determines the vectors; half-precision weights give other vectors than full ones."""
+        return {
+            "version": _CACHE_VERSION,
+            "backbone": self.backbone.fingerprint,
+            "precision": ", ".join(sorted({str(weight.dtype) for weight in self.backbone.model.parameters()})),
+            "class_name": self.prompts.class_words(class_name),
+            "prompts": hashlib.sha256(json.dumps(states).encode()).hexdigest(),
+            "strategy": self.strategy,
+            "strategy_params": json.dumps(self.strategy_params, sort_keys=True),
+        }
+
+    def _select(self, states: tuple[list[str], list[str]], class_words: str) -> Tensor:
+        normal, anomalous = states
+        embeddings = self._encode(normal + anomalous, class_words)
+        vectors = [
+            select_representative(state, self.strategy, **self.strategy_params)
+            for state in embeddings.split([len(normal), len(anomalous)])
+        ]
+        return torch.stack(vectors, dim=1)
+
+    @torch.no_grad()
+    def _encode(self, prompts: list[str], class_words: str) -> Tensor:
+        """Encode K prompts to unit-length embeddings (K, C) on the CPU, in their order."""
+        model = self.backbone.model
+        device = next(model.parameters()).device
+        tokens = self.backbone.tokenizer(prompts)
+        self._warn_of_cut_prompts(tokens, class_words)
+        # Prompts of like length share a batch, so that each batch is cut as short as it can be.
+        order = tokens.argmax(dim=-1).argsort(stable=True)
+        encoded = []
+        with (
+            # The caller's autocast must not decide the precision of what is cached.
+            torch.autocast(device.type, enabled=False),
+            tqdm(
+                total=len(prompts),
+                desc=f"Encoding prompts for {class_words!r}",
+                unit="prompt",
+                delay=_PROGRESS_DELAY_S,
+                leave=False,
+            ) as progress,
+        ):
+            for batch in order.split(self.batch_size):
+                encoded.append(encode_tokens(model, tokens[batch].to(device)).cpu())
+                progress.update(len(batch))
+        return torch.cat(encoded)[order.argsort()]
+
+    @staticmethod
+    def _warn_of_cut_prompts(tokens: Tensor, class_words: str) -> None:
+        # Tokenizers cut silently, and what is cut may be the words that tell normal from anomalous. A prompt that is
+        # full ends with the end-of-text token, the highest id, in the last place.
+        full = int((tokens.argmax(dim=-1) == tokens.shape[1] - 1).sum())
+        if full:
+            logger.warning(
+                "%d of %d prompts for %r fill the text tower's context of %d tokens and may have been cut. "
+                "Use a shorter class name or shorter prompts.",
+                full,
+                len(tokens),
+                class_words,
+                tokens.shape[1],
+            )
