@@ -1,0 +1,253 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loading of frozen CLIP models; the only module that imports open_clip."""
+
+import difflib
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from torch import Tensor
+
+from anomalib_clipad.clip import embedded
+from anomalib_clipad.clip.vision_tower import SUPPORTED_TOWERS, check_tower
+from anomalib_clipad.clip.weights import load_weights, read_weights
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BACKBONE = "clipad-tiny"
+RANDOM = "random"
+_QUICK_GELU_SUFFIX = "-quickgelu"
+_RANDOM_SEED = 0
+
+Tokenizer = Callable[[str | list[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen CLIP model and what goes with it.
+
+    Attributes:
+        name: Name of the architecture.
+        pretrained: Tag, file or ``"random"``; ``None`` for the weights that ship with the package.
+        model: open_clip ``CLIP`` in evaluation mode, without gradients.
+        tokenizer: Turns texts into token ids ``(K, T)``.
+        mean: Mean of each colour channel that images are normalised with.
+        std: Standard deviation of each colour channel.
+        image_size: Height and width in pixels that the model was trained with.
+    """
+
+    name: str
+    pretrained: str | None
+    model: open_clip.CLIP
+    tokenizer: Tokenizer
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: tuple[int, int]
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        height, width = self.model.visual.conv1.kernel_size
+        return height, width
+
+    @property
+    def width(self) -> int:
+        """Width D of the vision tower's tokens."""
+        return self.model.visual.conv1.out_channels
+
+    @property
+    def embed_dim(self) -> int:
+        """Dimension C of the joint embedding space."""
+        return self.model.visual.proj.shape[1]
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks of the vision tower."""
+        return len(self.model.visual.transformer.resblocks)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the name and of every weight; computed at first use, about a second per gigabyte."""
+        digest = hashlib.sha256(self.name.encode())
+        # The same weights mean another model with another activation, which only the module types tell.
+        digest.update(" ".join(sorted({type(module).__name__ for module in self.model.modules()})).encode())
+        for key, weight in sorted(self.model.state_dict().items()):
+            digest.update(f"{key} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def load_backbone(
+    name: str = DEFAULT_BACKBONE,
+    pretrained: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Backbone:
+    """Load a CLIP model and freeze it.
+
+    Args:
+        name: Architecture, one of :func:`list_backbones`. A name that ends in ``-quickgelu`` has the activation of
+            OpenAI's models; a local file of OpenAI weights needs it, the tag ``openai`` sees to it by itself.
+        pretrained: One of open_clip's tags for the architecture, which is downloaded at first use; a local file
+            (``.safetensors``, or a state dict written by ``torch.save``), which needs no network and is taken to
+            expect CLIP's usual image normalisation; ``"random"`` for untrained weights, always the same ones, to
+            learn the chance level of a metric; or ``None`` for the weights that ship with the package or, for any
+            other architecture, ``openai`` or else the first tag that open_clip lists.
+        device: Where to put the model.
+
+    Returns:
+        The model with its tokenizer and image normalisation.
+
+    Raises:
+        FileNotFoundError: If a local file does not exist.
+        RuntimeError: If weights cannot be downloaded.
+        ValueError: If the architecture or the tag is unknown or unsupported, or a file is unreadable or made for
+            another architecture.
+
+    Example:
+        >>> backbone = load_backbone("ViT-S-32-alt", pretrained="random")
+        >>> backbone.patch_size, backbone.depth
+        ((32, 32), 12)
+    """
+    name = name.replace("/", "-")  # OpenAI writes ViT-B/16
+    config = _find_config(name)
+    weights = _find_weights(name, pretrained)
+    # open_clip 3 only warns when a tag was trained with another activation than the architecture's.
+    config["quick_gelu"] = config.get("quick_gelu", False) or weights.settings.get("quick_gelu", False)
+
+    model = _build_model(config)
+    if weights.state is None:
+        logger.warning("Backbone %s has random weights: its scores are at chance level.", name)
+    else:
+        load_weights(model, weights.state, name=name, source=weights.source)
+    return Backbone(
+        name=name,
+        pretrained=weights.pretrained,
+        model=model.requires_grad_(False).eval().to(device),
+        tokenizer=_build_tokenizer(name, config),
+        mean=tuple(weights.settings.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        std=tuple(weights.settings.get("std", open_clip.OPENAI_DATASET_STD)),
+        image_size=tuple(model.visual.image_size),
+    )
+
+
+def list_backbones() -> tuple[str, ...]:
+    """Names that :func:`load_backbone` accepts, those that ship with the package first."""
+    known = (name for name in open_clip.list_models() if name not in embedded.NAMES)
+    return (*embedded.NAMES, *(name for name in known if _find_problem(open_clip.get_model_config(name)) is None))
+
+
+class _Weights(NamedTuple):
+    """Weights to load: ``state`` is ``None`` for random ones, ``settings`` are open_clip's notes on a tag."""
+
+    pretrained: str | None
+    state: dict[str, Tensor] | None
+    source: str
+    settings: dict[str, Any]
+
+
+def _find_config(name: str) -> dict[str, Any]:
+    """Look up the configuration of an architecture in open_clip's format.
+
+    Raises:
+        ValueError: If the name is unknown, or the architecture is not supported.
+    """
+    if name in embedded.NAMES:
+        return dict(embedded.config(name))
+    config = open_clip.get_model_config(name)
+    if config is None and name.endswith(_QUICK_GELU_SUFFIX):
+        # Not every version of open_clip lists every architecture under this name too.
+        config = open_clip.get_model_config(name.removesuffix(_QUICK_GELU_SUFFIX))
+        config = config and {**config, "quick_gelu": True}
+    if config is None:
+        close = difflib.get_close_matches(name, list_backbones(), n=3, cutoff=0.5) or list(embedded.NAMES)
+        msg = (
+            f"Expected backbone to be a known architecture, but got {name!r}. Close to it: {', '.join(close)}. "
+            "All are listed by anomalib_clipad.clip.backbone.list_backbones()."
+        )
+        raise ValueError(msg)
+    problem = _find_problem(config)
+    if problem is not None:
+        msg = f"Expected backbone to have {SUPPORTED_TOWERS}, but got {name!r}, which has {problem}."
+        raise ValueError(msg)
+    return config
+
+
+def _find_problem(config: dict[str, Any]) -> str | None:
+    """Say what is unsupported about an architecture before it is built or downloaded, or return ``None``."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    problems = {
+        "an image tower of timm": "timm_model_name" in vision,
+        "a ResNet image tower": isinstance(vision.get("layers"), list),
+        "attentional pooling": bool(vision.get("attentional_pool")),
+        "no class-token pooling": vision.get("pool_type", "tok") != "tok",
+        "a text tower of its own kind": bool(config.get("custom_text")) or "hf_model_name" in text,
+    }
+    return next((problem for problem, found in problems.items() if found), None)
+
+
+def _find_weights(name: str, pretrained: str | Path | None) -> _Weights:
+    """Read the weights that ``pretrained`` stands for.
+
+    Raises:
+        FileNotFoundError: If it is a path where there is no file.
+        RuntimeError: If it is a tag and cannot be downloaded.
+        ValueError: If it is neither a tag of the architecture nor a readable file.
+    """
+    if pretrained is None and name in embedded.NAMES:
+        return _Weights(None, embedded.state_dict(name), f"the package for {name}", {})
+    if pretrained == RANDOM:
+        return _Weights(RANDOM, None, RANDOM, {})
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None and tags:
+        pretrained = "openai" if "openai" in tags else tags[0]
+    if isinstance(pretrained, str) and open_clip.is_pretrained_cfg(name, pretrained):
+        return _download_weights(name, pretrained)
+    path = None if pretrained is None else Path(pretrained).expanduser()
+    # Tags are plain words, so that anything with a folder or an ending is meant to be a file.
+    if path is None or not (isinstance(pretrained, Path) or path.exists() or len(path.parts) > 1 or path.suffix):
+        msg = (
+            f"Expected pretrained to be a tag of {name}, a local file or {RANDOM!r}, but got {pretrained!r}. "
+            f"Tags of {name}: {', '.join(tags) or 'none'}."
+        )
+        raise ValueError(msg)
+    return _Weights(str(pretrained), read_weights(path), str(path), {})
+
+
+def _download_weights(name: str, tag: str) -> _Weights:
+    """Get the weights of one of open_clip's tags, from its cache or the network."""
+    settings = open_clip.get_pretrained_cfg(name, tag)
+    try:
+        path = Path(open_clip.download_pretrained(settings))
+    except Exception as error:  # each of the download libraries has errors of its own
+        msg = (
+            f"Expected to download the weights {tag!r} of {name}, but got {type(error).__name__}: {error}. "
+            "Without network, pass a local file (pretrained=/path/to/weights) or a model that ships with the package "
+            f"(backbone={' or '.join(repr(known) for known in embedded.NAMES)})."
+        )
+        raise RuntimeError(msg) from error
+    # OpenAI's own files are TorchScript, whose checksum open_clip has verified, and versions of open_clip that load
+    # them do not note the activation of these models.
+    openai = tag.lower() == "openai"
+    return _Weights(tag, read_weights(path, allow_torchscript=openai), str(path), {"quick_gelu": openai, **settings})
+
+
+def _build_model(config: dict[str, Any]) -> open_clip.CLIP:
+    """Build a CLIP with random weights, the same at every call, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        model = open_clip.CLIP(**{key: value for key, value in config.items() if key != "custom_text"})
+    check_tower(model.visual)
+    return model
+
+
+def _build_tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
+    if name in open_clip.list_models():
+        return open_clip.get_tokenizer(name)
+    return open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])

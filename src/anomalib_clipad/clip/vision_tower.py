@@ -1,0 +1,171 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the package needs to know about an open_clip vision tower: its layout, and how an image enters and leaves it.
+
+Towers are recognised by their parts, not by their class, so this module does not import open_clip and works on any
+object built like open_clip's ``VisionTransformer``.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SUPPORTED_TOWERS = (
+    "an open_clip VisionTransformer with a class token, class-token pooling and standard attention blocks, "
+    "such as those of ViT-B-16, ViT-B-16-plus-240, ViT-L-14, ViT-L-14-336 and ViT-H-14"
+)
+
+
+class Block(Protocol):
+    """Parts of a residual attention block."""
+
+    ln_1: nn.Module
+    attn: nn.MultiheadAttention
+    ls_1: nn.Module
+    ln_2: nn.Module
+    mlp: nn.Module
+    ls_2: nn.Module
+
+
+class Transformer(Protocol):
+    """Stack of blocks."""
+
+    resblocks: Sequence[Block]
+
+
+class VisionTower(Protocol):
+    """Parts of a vision tower with a class token; D is its width, C the dimension of the joint embedding space."""
+
+    conv1: nn.Conv2d
+    grid_size: tuple[int, int]
+    class_embedding: Tensor  # (D,)
+    positional_embedding: Tensor  # (1 + N, D), of the native grid
+    ln_pre: nn.Module
+    transformer: Transformer
+    ln_post: nn.Module
+    proj: Tensor  # (D, C)
+
+
+def check_tower(visual: nn.Module) -> VisionTower:
+    """Refuse a vision tower that the surgery path is not defined for.
+
+    Args:
+        visual: Vision tower of a CLIP model.
+
+    Returns:
+        The same object, with the parts that the surgery needs.
+
+    Raises:
+        TypeError: If it is anything but a ViT with a class token, class-token pooling and standard attention.
+    """
+    problem = _find_problem(visual)
+    if problem is not None:
+        msg = f"Expected visual to be {SUPPORTED_TOWERS}, but got a {type(visual).__name__} {problem}."
+        raise TypeError(msg)
+    return cast("VisionTower", visual)
+
+
+def _find_problem(visual: nn.Module) -> str | None:
+    """Say what is unsupported about a vision tower, or return ``None``."""
+    missing = [part for part in VisionTower.__annotations__ if getattr(visual, part, None) is None]
+    if missing:
+        return f"without {', '.join(missing)}"
+    if getattr(visual, "attn_pool", None) is not None:
+        return "with attentional pooling"
+    # Only open_clip versions with a choice of pooling have the attribute.
+    pool_type = getattr(visual, "pool_type", "tok")
+    if pool_type != "tok":
+        return f"with pool_type {pool_type!r}"
+    for number, block in enumerate(cast("VisionTower", visual).transformer.resblocks, start=1):
+        missing = [part for part in Block.__annotations__ if getattr(block, part, None) is None]
+        if missing:
+            return f"whose block {number} ({type(block).__name__}) is without {', '.join(missing)}"
+        if not _is_standard_attention(block.attn):
+            return f"whose block {number} attends with a {type(block.attn).__name__} that is not standard attention"
+    return None
+
+
+def _is_standard_attention(attention: nn.Module) -> bool:
+    """Whether one packed projection, softmax attention and an output projection are all that a module does."""
+    return (
+        type(attention) is nn.MultiheadAttention
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+    )
+
+
+def patch_grid(visual: VisionTower, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Count the patches along the height and the width of an image.
+
+    Args:
+        visual: Vision tower.
+        image_size: Height and width in pixels.
+
+    Returns:
+        Height and width in patches.
+
+    Raises:
+        ValueError: If the patch size does not divide the image size.
+    """
+    height, width = image_size
+    patch_height, patch_width = (int(side) for side in visual.conv1.kernel_size)
+    if height < patch_height or width < patch_width or height % patch_height or width % patch_width:
+        nearest = tuple(
+            max(1, round(side / patch)) * patch
+            for side, patch in zip(image_size, (patch_height, patch_width), strict=True)
+        )
+        msg = (
+            f"Expected image_size to be a multiple of the patch size {patch_height}x{patch_width}, "
+            f"but got {height}x{width}. The nearest valid size is {nearest[0]}x{nearest[1]}."
+        )
+        raise ValueError(msg)
+    return height // patch_height, width // patch_width
+
+
+def interpolate_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Resize learnt position embeddings to another patch grid, as open_clip does when it loads weights.
+
+    Args:
+        positions: Position embeddings, class token first, of shape ``(1 + h * w, D)`` for a native grid ``(h, w)``.
+        native: Patch grid that the embeddings were learnt for.
+        grid: Patch grid wanted.
+
+    Returns:
+        Position embeddings ``(1 + N, D)`` of the wanted grid; the input itself where the grids are equal.
+    """
+    if tuple(native) == tuple(grid):
+        return positions
+    spatial = positions[1:].unflatten(0, native).permute(2, 0, 1).unsqueeze(0)  # (1, D, h, w)
+    spatial = functional.interpolate(spatial.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions[:1], spatial[0].flatten(1).T.to(positions.dtype)])
+
+
+def embed_image(visual: VisionTower, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Turn an image into the tokens that enter the first transformer block.
+
+    Patch dropout, a training regulariser, is left out: an anomaly map needs every patch.
+
+    Args:
+        visual: Vision tower accepted by :func:`check_tower`.
+        image: Normalised images ``(B, 3, H, W)``, with H and W divisible by the patch size.
+
+    Returns:
+        Tokens ``(B, 1 + N, D)``, class token first, and the patch grid (height, width).
+
+    Raises:
+        ValueError: If the patch size does not divide the image size.
+    """
+    grid = patch_grid(visual, (image.shape[-2], image.shape[-1]))
+    patches = visual.conv1(image.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, D)
+    class_token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+    positions = interpolate_positions(visual.positional_embedding, visual.grid_size, grid)
+    return visual.ln_pre(torch.cat([class_token, patches], dim=1) + positions.to(patches.dtype)), grid
+
+
+def project_tokens(visual: VisionTower, tokens: Tensor) -> Tensor:
+    """Map tokens ``(B, 1 + N, D)`` into the joint embedding space, ``(B, 1 + N, C)``; not normalised."""
+    return visual.ln_post(tokens) @ visual.proj

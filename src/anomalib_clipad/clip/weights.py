@@ -1,0 +1,115 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files of CLIP weights: reading them without running what is in them, and refusing those of another architecture."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# Entries that other programs store beside the weights; none is a parameter of the model.
+_EXTRA_ENTRIES = ("input_resolution", "context_length", "vocab_size", "visual.attn_mask", "attn_mask")
+
+
+def read_weights(path: Path, *, allow_torchscript: bool = False) -> dict[str, Tensor]:
+    """Read a state dict from a local file; nothing in the file is executed.
+
+    Args:
+        path: A ``.safetensors`` file, or one written by ``torch.save`` that holds a state dict, plain or under the
+            key ``state_dict``.
+        allow_torchscript: Whether the file may be a TorchScript archive, which is a program: only for files whose
+            checksum has been verified.
+
+    Returns:
+        Weights by name, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds anything but tensors, or would run code when it is loaded.
+    """
+    if not path.is_file():
+        msg = f"Expected pretrained to be a file of weights, but got {path}, where there is no file."
+        raise FileNotFoundError(msg)
+    content = _read_torchscript(path, allowed=allow_torchscript) if _is_torchscript(path) else _read_tensors(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        msg = f"Expected pretrained to be a file of named tensors, but got {path}, which holds something else."
+        raise ValueError(msg)
+    # Models trained on several devices are saved with their wrapper's prefix.
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _read_tensors(path: Path) -> object:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise errors of many kinds for damaged files
+        reason = str(error).partition("\n")[0]
+        msg = (
+            f"Expected pretrained to be a file of weights, but {path} cannot be read ({reason}). "
+            "Nothing in it was executed. Pass a .safetensors file, or a state dict written by torch.save."
+        )
+        raise ValueError(msg) from error
+
+
+def _read_torchscript(path: Path, *, allowed: bool) -> object:
+    if not allowed:
+        msg = (
+            f"Expected pretrained to be a file of weights, but {path} is a TorchScript archive, which is a program. "
+            "Where you trust it, save torch.jit.load(path).state_dict() by torch.save, and pass that file."
+        )
+        raise ValueError(msg)
+    return torch.jit.load(path, map_location="cpu").state_dict()
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, such as OpenAI's own files; their zip has a part for constants."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, source: str) -> None:
+    """Copy weights into a model after checking that they are all there and fit; otherwise the model is not touched.
+
+    Args:
+        model: Model to fill.
+        weights: Weights by name. Their precision is converted to that of the model.
+        name: Name of the model's architecture, for the error message.
+        source: Where the weights come from, for the error message.
+
+    Raises:
+        ValueError: If the weights are of another architecture.
+    """
+    expected = model.state_dict()
+    given = {key: value for key, value in weights.items() if key in expected or key not in _EXTRA_ENTRIES}
+    problem = _find_mismatch(expected, given)
+    if problem is not None:
+        msg = (
+            f"Expected the weights in {source} to be those of a {name}, but {problem}. "
+            "Pass the backbone that the file was made for, or another file."
+        )
+        raise ValueError(msg)
+    # Some versions of open_clip keep the logit scale as a vector of one element.
+    model.load_state_dict({key: value.reshape(expected[key].shape) for key, value in given.items()})
+
+
+def _find_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """Name the first weight that differs, preferring shapes, which say most about an architecture."""
+    for key, value in expected.items():
+        if key in given and given[key].shape != value.shape and not given[key].numel() == value.numel() == 1:
+            return f"{key} is {tuple(value.shape)} in the backbone and {tuple(given[key].shape)} in the file"
+    for description, keys in (
+        ("the file is without", [key for key in expected if key not in given]),
+        ("the backbone is without", [key for key in given if key not in expected]),
+    ):
+        if keys:
+            others = f" and {len(keys) - 1} more weights" if len(keys) > 1 else ""
+            return f"{description} {keys[0]}{others}"
+    return None

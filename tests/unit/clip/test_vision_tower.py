@@ -1,0 +1,106 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Layout of vision towers: other image sizes against open_clip's own loader, and what is refused."""
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import resize_pos_embed
+from torch import nn
+
+from anomalib_clipad.clip.surgery import surgery_tokens
+from anomalib_clipad.clip.vision_tower import check_tower, embed_image, interpolate_positions, patch_grid
+
+
+@pytest.mark.parametrize("size", [(64, 64), (24, 56), (48, 16), (8, 8)])
+def test_other_image_sizes_match_a_model_that_open_clip_resized(make_tiny_clip, tiny_clip, size):
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
+    resized = make_tiny_clip(image_size=size)
+    weights = dict(tiny_clip.state_dict())
+    resize_pos_embed(weights, resized)
+    resized.load_state_dict(weights)
+
+    result = surgery_tokens(tiny_clip.visual, image)
+    expected = surgery_tokens(resized.visual, image)
+
+    assert result.grid == (size[0] // 8, size[1] // 8)
+    torch.testing.assert_close(result.surgery, expected.surgery, atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.surgery[-1][:, 0], resized.encode_image(image), atol=1e-5, rtol=0)
+
+
+def test_native_size_of_a_tower_that_is_not_square(make_tiny_clip):
+    model = make_tiny_clip(image_size=(16, 40))
+    image = torch.randn(1, 3, 16, 40)
+
+    result = surgery_tokens(model.visual, image)
+
+    assert result.grid == (2, 5)
+    torch.testing.assert_close(result.surgery[-1][:, 0], model.encode_image(image), atol=1e-5, rtol=0)
+
+
+def test_positions_of_the_native_grid_are_not_touched():
+    positions = torch.randn(1 + 6, 4)
+    assert interpolate_positions(positions, (2, 3), (2, 3)) is positions
+    assert not torch.equal(interpolate_positions(positions, (2, 3), (3, 2)), positions)
+
+
+def test_every_patch_is_kept_in_training(make_tiny_clip, tiny_images):
+    visual = make_tiny_clip(patch_dropout=0.5).visual.train()
+    tokens, _ = embed_image(check_tower(visual), tiny_images)
+    assert tokens.shape == (2, 17, 32)
+
+
+@pytest.mark.parametrize(("size", "nearest"), [((30, 32), "32x32"), ((32, 41), "32x40"), ((4, 32), "8x32")])
+def test_patch_size_must_divide_the_image(tiny_clip, size, nearest):
+    expected = (
+        f"Expected image_size to be a multiple of the patch size 8x8, but got {size[0]}x{size[1]}. "
+        f"The nearest valid size is {nearest}."
+    )
+    with pytest.raises(ValueError, match=expected):
+        patch_grid(tiny_clip.visual, size)
+
+
+class OtherAttention(nn.MultiheadAttention):
+    """Attention that may do anything."""
+
+
+def make_unsupported(kind: str, make_tiny_clip) -> nn.Module:
+    if kind == "ResNet":
+        config = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
+        return open_clip.CLIP(16, config, {"width": 16, "heads": 2, "layers": 1, "vocab_size": 8}).visual
+    if kind == "average pooling":
+        return make_tiny_clip(pool_type="avg").visual
+    if kind == "attentional pooling":
+        return make_tiny_clip(attentional_pool=True).visual
+    visual = make_tiny_clip().visual
+    if kind == "no class token":
+        visual.class_embedding = None
+    if kind == "no projection":
+        visual.proj = None
+    if kind == "other attention":
+        visual.transformer.resblocks[2].attn = OtherAttention(32, 2)
+    if kind == "other block":
+        del visual.transformer.resblocks[1].mlp
+    return visual
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("ResNet", "ModifiedResNet without grid_size, class_embedding"),
+        ("average pooling", "VisionTransformer with pool_type 'avg'"),
+        ("attentional pooling", "VisionTransformer with attentional pooling"),
+        ("no class token", "VisionTransformer without class_embedding"),
+        ("no projection", "VisionTransformer without proj"),
+        ("other attention", "whose block 3 attends with a OtherAttention that is not standard attention"),
+        ("other block", r"whose block 2 \(ResidualAttentionBlock\) is without mlp"),
+    ],
+)
+def test_unsupported_towers_are_refused(make_tiny_clip, kind, problem):
+    visual = make_unsupported(kind, make_tiny_clip)
+    with pytest.raises(TypeError, match=f"Expected visual to be an open_clip VisionTransformer.*ViT-B-16.*{problem}"):
+        surgery_tokens(visual, torch.zeros(1, 3, 32, 32))
+
+
+def test_supported_tower_is_returned(tiny_clip):
+    assert check_tower(tiny_clip.visual) is tiny_clip.visual
