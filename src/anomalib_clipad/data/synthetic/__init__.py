@@ -1,0 +1,7 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Procedural products with procedural defects and exact masks."""
+
+from .datamodule import SyntheticDefects
+
+__all__ = ["SyntheticDefects"]
