@@ -1,0 +1,8 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Datamodules over several categories."""
+
+from .multi_category import MVTec, VisA
+from .synthetic import SyntheticDefects
+
+__all__ = ["MVTec", "SyntheticDefects", "VisA"]
