@@ -1,0 +1,116 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""AUROC, AUPR, F1Max and AUPRO of the same samples from one sort.
+
+Each of anomalib's metrics sorts all pixels anew. All four only need to know how many anomalous and normal samples
+score at or above each *distinct score of an anomalous sample*: between two of them no anomalous sample is gained, so
+the curves run straight. The values equal the host's up to rounding.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from anomalib.utils.cv import connected_components_cpu
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class RankCurve:
+    """Counts at the T distinct scores of P anomalous samples, from the highest score down, against Q normal ones.
+
+    Attributes:
+        anomalous: (T,) anomalous samples with this score; their sum is P.
+        normal_above: (T,) normal samples with a higher score.
+        normal_ties: (T,) normal samples with this score.
+        n_normal: Q.
+        position: (P,) which of the T scores each anomalous sample has, in the samples' order.
+    """
+
+    anomalous: NDArray[np.int64]
+    normal_above: NDArray[np.int64]
+    normal_ties: NDArray[np.int64]
+    n_normal: int
+    position: NDArray[np.int64]
+
+    @classmethod
+    def from_scores(cls, scores: torch.Tensor, is_anomalous: torch.Tensor) -> "RankCurve":
+        """Sort scores against a ground truth of the same number of elements; both are flattened.
+
+        Raises:
+            ValueError: If not both classes are present, for then no rank metric is defined.
+        """
+        values = scores.detach().cpu().float().numpy().ravel()
+        mask = is_anomalous.detach().cpu().bool().numpy().ravel()
+        normal = np.sort(values[~mask])
+        unique, position, counts = np.unique(values[mask], return_inverse=True, return_counts=True)
+        if not normal.size or not unique.size:
+            msg = (
+                f"Expected is_anomalous to mark both normal and anomalous samples, but got {int(mask.sum())} anomalous "
+                f"of {mask.size}. Leave such a category out."
+            )
+            raise ValueError(msg)
+        first = np.searchsorted(normal, unique, side="left")
+        last = np.searchsorted(normal, unique, side="right")
+        return cls(
+            anomalous=counts[::-1],
+            normal_above=(normal.size - last)[::-1],
+            normal_ties=(last - first)[::-1],
+            n_normal=normal.size,
+            position=unique.size - 1 - position.ravel(),
+        )
+
+
+def auroc(curve: RankCurve) -> float:
+    """Area under the ROC curve: the share of (anomalous, normal) pairs in the right order, ties counting half."""
+    right = curve.n_normal - curve.normal_above - 0.5 * curve.normal_ties
+    return float(np.sum(curve.anomalous * right) / (curve.anomalous.sum() * curve.n_normal))
+
+
+def aupr(curve: RankCurve) -> float:
+    """Average precision: precision at each score, weighted by the recall that it adds."""
+    hits, alarms = _hits_and_alarms(curve)
+    return float(np.sum(curve.anomalous * hits / alarms) / hits[-1])
+
+
+def f1_max(curve: RankCurve) -> float:
+    """Largest F1 over all thresholds, 2 TP / (alarms + P). A threshold at a normal score is never the best one."""
+    hits, alarms = _hits_and_alarms(curve)
+    return float(np.max(2 * hits / (alarms + hits[-1])))
+
+
+def aupro(curve: RankCurve, masks: torch.Tensor, fpr_limit: float) -> float:
+    """Area under the per-region-overlap curve up to a false positive rate, divided by it.
+
+    Args:
+        curve: Made of the maps and of these masks.
+        masks: (B, H, W) or (B, 1, H, W) ground truth; its regions are 8-connected.
+        fpr_limit: In (0, 1].
+
+    Returns:
+        The area, interpolated linearly at the limit.
+    """
+    masks = masks.detach().cpu().bool()
+    regions = connected_components_cpu(masks.reshape(-1, 1, *masks.shape[-2:]).float()).ravel()
+    region = regions[masks.ravel()].numpy()  # (P,), each region of each image has a number of its own
+    sizes = np.bincount(region)
+    overlap = 1.0 / (sizes[region] * np.count_nonzero(sizes))  # what each anomalous pixel adds to the mean overlap
+    pro_after = np.cumsum(np.bincount(curve.position, weights=overlap, minlength=len(curve.anomalous)))
+
+    # Two points a score: before its ties, after them. Between scores the overlap stands still.
+    fpr = np.stack([curve.normal_above, curve.normal_above + curve.normal_ties], axis=1).ravel() / curve.n_normal
+    pro = np.stack([np.append(0.0, pro_after[:-1]), pro_after], axis=1).ravel()
+    fpr, pro = np.concatenate([[0.0], fpr, [1.0]]), np.concatenate([[0.0], pro, [1.0]])
+
+    inside = int(np.searchsorted(fpr, fpr_limit, side="right"))
+    if inside < len(fpr):
+        share = (fpr_limit - fpr[inside - 1]) / (fpr[inside] - fpr[inside - 1])
+        at_limit = pro[inside - 1] + share * (pro[inside] - pro[inside - 1])
+        fpr, pro = np.append(fpr[:inside], fpr_limit), np.append(pro[:inside], at_limit)
+    return float(np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / fpr_limit)
+
+
+def _hits_and_alarms(curve: RankCurve) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return true positives (T,) and all positives (T,) at each threshold."""
+    hits = np.cumsum(curve.anomalous)
+    return hits, hits + curve.normal_above + curve.normal_ties
