@@ -1,0 +1,51 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""anomalib's pictures, kept apart by category."""
+
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import ImageBatch
+from anomalib.visualization import ImageVisualizer
+from lightning import LightningModule, Trainer
+
+from .data.categories import image_categories
+
+
+class CategoryVisualizer(ImageVisualizer):
+    """The host's visualizer with a folder for each category of a test set over several.
+
+    The host keeps only the last folder of an image's path unless the datamodule is named after the dataset's folder,
+    so that ``bottle/test/good/000.png`` and ``cable/test/good/000.png`` would end in one file. Without a datamodule
+    or a category the pictures lie where the host puts them. Arguments are the host's.
+    """
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: ImageBatch,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the pictures of a batch below ``images``, or below the given ``output_dir``."""
+        datamodule = getattr(trainer, "datamodule", None)
+        several = len(getattr(datamodule, "categories", ())) > 1
+        categories = image_categories(datamodule, batch.image_path) if several and batch.image_path else None
+        given = self.output_dir
+        folder = Path(given) if given is not None else Path(trainer.default_root_dir) / "images"
+        items = list(batch)
+        try:
+            for category in dict.fromkeys(categories or [""]):
+                chosen = [item for row, item in enumerate(items) if categories is None or categories[row] == category]
+                self.output_dir = folder / category
+                super().on_test_batch_end(
+                    trainer, pl_module, outputs, ImageBatch.collate(chosen), batch_idx, dataloader_idx
+                )
+        finally:
+            self.output_dir = given  # so that a model used again writes beside the results of that run
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Write the pictures of a batch."""
+        self.on_test_batch_end(*args, **kwargs)

@@ -1,0 +1,178 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The user's commands, typed as in the README, on small datasets in the real folder layouts."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import layouts
+import pytest
+from PIL import Image
+
+ANOMALIB = Path(sys.executable).with_name("anomalib")
+CONFIGS = Path(__file__).parents[2] / "configs"
+METRICS = ["image_AUROC", "image_F1Max", "image_AUPR", "pixel_AUROC", "pixel_F1Max", "pixel_AUPR", "pixel_AUPRO"]
+
+pytestmark = pytest.mark.slow
+
+
+class Terminal:
+    """A folder to type commands in, without network; text vectors are cached below it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "ANOMALIB_CLIPAD_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+
+    def __call__(self, *arguments: str, succeeds: bool = True) -> str:
+        """Run ``anomalib`` and return what it printed, without the line breaks that a terminal's width makes."""
+        process = subprocess.run(
+            [str(ANOMALIB), *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        output = process.stdout + process.stderr
+        assert (process.returncode == 0) == succeeds, output[-6000:]
+        return " ".join(output.split())
+
+    def results(self, datamodule: str, model: str = "SDP", category: str = "") -> Path:
+        """Folder of the newest results."""
+        return self.folder / "results" / model / datamodule / category / "latest"
+
+    def table(self, *place: str) -> dict[str, dict[str, str]]:
+        """Rows of the table of metrics by category."""
+        with (self.results(*place) / "metrics_per_category.csv").open() as file:
+            return {row["category"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def anomalib(tmp_path: Path) -> Terminal:
+    """A terminal in an empty folder."""
+    return Terminal(tmp_path)
+
+
+SDP = ("--model", "anomalib_clipad.SDP")
+IN_PROCESS = ("--data.num_workers", "0")
+
+
+@pytest.mark.parametrize(
+    ("write", "arguments", "category"),
+    [
+        (layouts.write_mvtec_ad, ["--data", "MVTecAD", "--data.category", "bottle"], "bottle"),
+        (layouts.write_visa, ["--data", "Visa", "--data.category", "capsules"], "capsules"),
+        (layouts.write_mvtec_loco, ["--data", "MVTecLOCO", "--data.category", "breakfast_box"], "breakfast_box"),
+        (layouts.write_btech, ["--data", "BTech", "--data.category", "01"], "01"),
+        (layouts.write_mpdd, ["--data", "MPDD", "--data.category", "bracket_black"], "bracket_black"),
+    ],
+    ids=["MVTecAD", "Visa", "MVTecLOCO", "BTech", "MPDD"],
+)
+def test_hosts_datamodules(
+    anomalib: Terminal, write: Callable[[Path], Path], arguments: Sequence[str], category: str
+) -> None:
+    write(anomalib.folder / "data")
+
+    anomalib("test", *SDP, *arguments, "--data.root", "data", *IN_PROCESS)
+
+    table = anomalib.table(arguments[1], "SDP", category)
+    assert list(table) == [category, "mean"]
+    assert all(0 <= float(table["mean"][metric]) <= 1 for metric in METRICS)
+
+
+def test_folder_with_a_class_name(anomalib: Terminal) -> None:
+    layouts.write_folder(anomalib.folder / "data")
+
+    anomalib(
+        *("test", *SDP, "--model.class_name", "gasket", "--data", "Folder", "--data.name", "gaskets"),
+        *("--data.root", "data", "--data.normal_dir", "normal", "--data.abnormal_dir", "abnormal"),
+        *("--data.mask_dir", "mask", *IN_PROCESS),
+    )
+
+    assert float(anomalib.table("gaskets")["mean"]["pixel_AUROC"]) > 0.5
+
+
+def test_several_categories_of_mvtec(anomalib: Terminal) -> None:
+    layouts.write_mvtec_ad(anomalib.folder / "data", ["bottle", "metal_nut"])
+
+    output = anomalib(
+        *("test", *SDP, "--data", "MVTec", "--data.root", "data"),
+        *("--data.categories", '["bottle","metal_nut"]', *IN_PROCESS),
+    )
+
+    table = anomalib.table("MVTec")
+    assert list(table) == ["bottle", "metal_nut", "mean"]
+    for metric in METRICS:
+        mean = (float(table["bottle"][metric]) + float(table["metal_nut"][metric])) / 2
+        assert float(table["mean"][metric]) == pytest.approx(mean, abs=1e-4)
+    assert "Metrics per category" in output
+    pictures = {path.relative_to(anomalib.results("MVTec") / "images") for path in anomalib.folder.rglob("images/**/*.png")}
+    assert len([path for path in pictures if path.parts[0] == "bottle"]) == 6
+    assert len([path for path in pictures if path.parts[0] == "metal_nut"]) == 6
+
+
+def test_several_categories_of_visa(anomalib: Terminal) -> None:
+    layouts.write_visa(anomalib.folder / "data", ["capsules", "pcb1"])
+
+    anomalib("test", *SDP, "--data", "VisA", "--data.root", "data", "--data.categories", "capsules,pcb1", *IN_PROCESS)
+
+    assert list(anomalib.table("VisA")) == ["capsules", "pcb1", "mean"]
+
+
+def test_quickstart_config(anomalib: Terminal) -> None:
+    anomalib(
+        *("test", "--config", str(CONFIGS / "quickstart.yaml"), "--data.categories", "wood,gear", *IN_PROCESS),
+        *("--data.n_train", "1", "--data.n_test_good", "4", "--data.n_test_per_defect", "1"),
+    )
+
+    assert list(anomalib.table("SyntheticDefects")) == ["gear", "wood", "mean"]
+
+
+def test_predict_on_a_folder_of_images_without_labels(anomalib: Terminal) -> None:
+    layouts.write_images(anomalib.folder / "photos", 3)
+    Image.new("L", (64, 40), 120).save(anomalib.folder / "photos/grey.png")
+    Image.new("RGBA", (40, 64), (90, 90, 90, 128)).save(anomalib.folder / "photos/transparent.png")
+
+    anomalib("predict", *SDP, "--model.class_name", "gasket", "--data", "photos")
+
+    assert len(list((anomalib.folder / "results").rglob("images/**/*.png"))) == 5
+
+
+def test_prompts_of_ones_own_from_a_file(anomalib: Terminal) -> None:
+    layouts.write_images(anomalib.folder / "photos", 2)
+    (anomalib.folder / "prompts.yaml").write_text(
+        "extends: industrial\nanomalous_states: ['torn {}', '{} with a burr']\nclass_names: {xy-7: rubber seal}\n"
+    )
+
+    output = anomalib("predict", *SDP, "--model.class_name", "xy-7", "--model.prompts", "prompts.yaml", "--data", "photos")
+
+    assert "Error" not in output
+
+
+def test_paper_configs_are_valid_and_name_what_to_do_without_network(anomalib: Terminal) -> None:
+    output = anomalib("test", "--config", str(CONFIGS / "sdp_mvtec.yaml"), succeeds=False)
+
+    assert "pretrained=/path/to/weights" in output
+    assert "clipad-tiny" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.backbone", "ViT-B-61"], "Expected backbone to be a known architecture, but got 'ViT-B-61'"),
+        (["--model.strategy", "median"], "Expected strategy to be one of"),
+        (["--model.layers", "[99]"], "Valid layers are 1 to 8"),
+        (["--data.categories", "bottel"], "Valid categories: bottle"),
+        (["--data.root", "nowhere"], "nowhere"),
+        (["--model.prompts", '{"anomalous_states": ["broken"]}'], "{}"),
+        (["--model.image_size", "121"], "The nearest valid size is 120x120"),
+    ],
+    ids=["backbone", "strategy", "layer", "category", "root", "prompt", "size"],
+)
+def test_bad_arguments_end_in_one_clear_error(anomalib: Terminal, arguments: Sequence[str], message: str) -> None:
+    layouts.write_mvtec_ad(anomalib.folder / "data", ["bottle"])
+
+    command = ["test", *SDP, "--data", "MVTec", "--data.root", "data", *IN_PROCESS, *arguments]
+    output = anomalib(*command, succeeds=False)
+
+    assert message in output
+    assert not list(anomalib.folder.rglob("metrics_per_category.csv"))
