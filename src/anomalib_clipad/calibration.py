@@ -64,7 +64,7 @@ def fused_bounds(score_ranges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rescale(values: Tensor, low: Tensor, middle: Tensor, high: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
-    """Piecewise linear, strictly increasing map into [0, 1]: ``low`` to nearly 0, ``middle`` to 1/2, ``high`` to nearly 1.
+    """Piecewise linear increasing map into [0, 1]: ``low`` to nearly 0, ``middle`` to 1/2, ``high`` to nearly 1.
 
     Unlike a clamp it keeps the order of any two values between the ``bounds``, and with it every rank metric.
 
@@ -119,7 +119,7 @@ class CategoryStatistics:
     pixel_counts: Tensor = field(default_factory=lambda: torch.zeros(2, _BINS, dtype=torch.long))
 
     def update(self, class_probability: Tensor, anomaly_map: Tensor, label: Tensor | None, mask: Tensor | None) -> None:
-        """Add B images: (B,) probabilities, (B, H, W) maps in [0, 1] and, where known, (B,) labels and (B, H, W) masks."""
+        """Add B images: probabilities (B,), maps (B, H, W) in [0, 1] and, where known, labels (B,), masks (B, H, W)."""
         self.class_probabilities.append(class_probability.cpu())
         self.map_maxima.append(anomaly_map.amax(dim=(-2, -1)).cpu())
         if label is not None:

@@ -4,7 +4,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib import LearningType
@@ -64,8 +64,9 @@ class SDP(AnomalibModule):
         image_size: Height and width of the input in pixels, or one number for both; ``None`` for the backbone's own.
         cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
         pre_processor: Pre-processor, or whether to use the default one.
-        post_processor: Post-processor, or whether to use :class:`~anomalib_clipad.post_processor.CategoryPostProcessor`.
-            Without it ``pred_score`` is the class token's probability alone.
+        post_processor: Post-processor, or whether to use the default,
+            :class:`~anomalib_clipad.post_processor.CategoryPostProcessor`. Without one ``pred_score`` is the class
+            token's probability alone.
         evaluator: Evaluator, or whether to use :class:`~anomalib_clipad.evaluator.CategoryEvaluator`.
         visualizer: Visualizer, or whether to use :class:`~anomalib_clipad.visualizer.CategoryVisualizer`.
 
@@ -94,7 +95,7 @@ class SDP(AnomalibModule):
         taps: Taps = "reference",
         sigma: float | None = None,
         image_size: int | tuple[int, int] | None = None,
-        cache_dir: str | bool | None = None,
+        cache_dir: str | Literal[False] | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -122,6 +123,11 @@ class SDP(AnomalibModule):
                 "ViT-B-16-plus-240 (weights laion400m_e31 from the network, or a local file as `pretrained`).",
                 backbone,
             )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes that text vectors are known for; ``class_index`` points into them."""
+        return self.model.class_names
 
     @property
     def learning_type(self) -> LearningType:
@@ -220,6 +226,13 @@ class SDP(AnomalibModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = {
             key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(_NOT_SAVED)
+        }
+        # The components are callbacks besides: Lightning has saved them a second time, and would load them strictly.
+        components = {type(self.evaluator), type(self.post_processor), type(self.pre_processor), type(self.visualizer)}
+        checkpoint["callbacks"] = {
+            key: value
+            for key, value in checkpoint.get("callbacks", {}).items()
+            if key not in {component.__qualname__ for component in components}
         }
         checkpoint[_CHECKPOINT_KEY] = {
             "class_names": list(self.model.class_names),

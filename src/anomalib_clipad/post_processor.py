@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-processing per category: image score fusion, normalisation and thresholds that validation calibrates."""
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
@@ -14,6 +14,17 @@ from .calibration import Calibration, CategoryStatistics, fuse, fused_bounds, re
 
 _BUFFERS = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds")
 """Attributes that hold the fields of :class:`Calibration`, stacked over classes."""
+
+
+class ClassifyingModule(Protocol):
+    """What the post-processor asks of the Lightning module that it serves."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes known so far."""
+
+    def class_index(self, batch: ImageBatch) -> Tensor:
+        """Class of each image (B,), an index into ``class_names``."""
 
 
 class CategoryPostProcessor(PostProcessor):
@@ -88,9 +99,10 @@ class CategoryPostProcessor(PostProcessor):
         zero, one = torch.zeros_like(fused), torch.ones_like(fused)
         bounds = fused_bounds(ranges)
         normalised_score = rescale(fused, zero, image_threshold, one, bounds)
-        pixel_points = [point[..., None, None] for point in (pixel_range[..., 0], pixel_threshold, pixel_range[..., 1])]
-        pixel_bounds = (zero[..., None, None], one[..., None, None])
-        normalised_map = rescale(anomaly_map, *pixel_points, pixel_bounds)
+        low, middle, high, nothing, everything = (
+            point[..., None, None] for point in (pixel_range[..., 0], pixel_threshold, pixel_range[..., 1], zero, one)
+        )
+        normalised_map = rescale(anomaly_map, low, middle, high, (nothing, everything))
         emitted = self.enable_normalization
         return InferenceBatch(
             pred_score=normalised_score if emitted else rescale(fused, zero, (zero + one) / 2, one, bounds),
@@ -109,7 +121,7 @@ class CategoryPostProcessor(PostProcessor):
     ) -> None:
         """Add a batch of raw predictions to the statistics of its categories."""
         del trainer, args, kwargs
-        class_index = pl_module.class_index(outputs)
+        class_index = _classifying(pl_module).class_index(outputs)
         for index in class_index.unique().tolist():
             rows = (class_index == index).nonzero().flatten()
             self._statistics.setdefault(index, CategoryStatistics()).update(
@@ -122,7 +134,7 @@ class CategoryPostProcessor(PostProcessor):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate the categories that were validated."""
         del trainer
-        names = pl_module.model.class_names
+        names = _classifying(pl_module).class_names
         for name, statistics in _gather({names[index]: seen for index, seen in self._statistics.items()}).items():
             if name in names:
                 self.calibrate(names.index(name), statistics.calibration())
@@ -134,7 +146,7 @@ class CategoryPostProcessor(PostProcessor):
         """Post-process a batch in place."""
         del trainer, args, kwargs
         raw = InferenceBatch(pred_score=outputs.pred_score, anomaly_map=outputs.anomaly_map)
-        outputs.update(**self(raw, pl_module.class_index(outputs))._asdict())
+        outputs.update(**self(raw, _classifying(pl_module).class_index(outputs))._asdict())
 
     on_predict_batch_end = on_test_batch_end
 
@@ -142,6 +154,10 @@ class CategoryPostProcessor(PostProcessor):
         """Calibration of each image's class, or of the first class."""
         chosen = 0 if class_index is None else class_index
         return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS))
+
+
+def _classifying(module: LightningModule) -> ClassifyingModule:
+    return cast("ClassifyingModule", module)
 
 
 def _gather(statistics: dict[str, CategoryStatistics]) -> dict[str, CategoryStatistics]:

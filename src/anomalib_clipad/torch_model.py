@@ -101,5 +101,7 @@ class SDPModel(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             return InferenceBatch(
                 pred_score=class_probability(tokens.surgery[-1], texts),
-                anomaly_map=sdp_map([patch_scores(layer, texts) for layer in tokens.surgery], tokens.grid, size, self.sigma),
+                anomaly_map=sdp_map(
+                    [patch_scores(layer, texts) for layer in tokens.surgery], tokens.grid, size, self.sigma
+                ),
             )

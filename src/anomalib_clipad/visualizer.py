@@ -20,6 +20,8 @@ class CategoryVisualizer(ImageVisualizer):
     or a category the pictures lie where the host puts them. Arguments are the host's.
     """
 
+    output_dir: str | Path | None
+
     def on_test_batch_end(
         self,
         trainer: Trainer,

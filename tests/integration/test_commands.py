@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import layouts
 import pytest
 from PIL import Image
+
+import layouts
 
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -30,7 +31,12 @@ class Terminal:
     def __call__(self, *arguments: str, succeeds: bool = True) -> str:
         """Run ``anomalib`` and return what it printed, without the line breaks that a terminal's width makes."""
         process = subprocess.run(
-            [str(ANOMALIB), *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+            [str(ANOMALIB), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         output = process.stdout + process.stderr
         assert (process.returncode == 0) == succeeds, output[-6000:]
@@ -105,7 +111,9 @@ def test_several_categories_of_mvtec(anomalib: Terminal) -> None:
         mean = (float(table["bottle"][metric]) + float(table["metal_nut"][metric])) / 2
         assert float(table["mean"][metric]) == pytest.approx(mean, abs=1e-4)
     assert "Metrics per category" in output
-    pictures = {path.relative_to(anomalib.results("MVTec") / "images") for path in anomalib.folder.rglob("images/**/*.png")}
+    pictures = {
+        path.relative_to(anomalib.results("MVTec") / "images") for path in anomalib.folder.rglob("images/**/*.png")
+    }
     assert len([path for path in pictures if path.parts[0] == "bottle"]) == 6
     assert len([path for path in pictures if path.parts[0] == "metal_nut"]) == 6
 
@@ -143,7 +151,9 @@ def test_prompts_of_ones_own_from_a_file(anomalib: Terminal) -> None:
         "extends: industrial\nanomalous_states: ['torn {}', '{} with a burr']\nclass_names: {xy-7: rubber seal}\n"
     )
 
-    output = anomalib("predict", *SDP, "--model.class_name", "xy-7", "--model.prompts", "prompts.yaml", "--data", "photos")
+    output = anomalib(
+        "predict", *SDP, "--model.class_name", "xy-7", "--model.prompts", "prompts.yaml", "--data", "photos"
+    )
 
     assert "Error" not in output
 

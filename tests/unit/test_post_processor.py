@@ -18,7 +18,7 @@ N_IMAGES = 12
 def module() -> SimpleNamespace:
     """What the post-processor needs of a Lightning module: images alternate between two classes."""
     return SimpleNamespace(
-        model=SimpleNamespace(class_names=["nut", "bolt"]),
+        class_names=["nut", "bolt"],
         class_index=lambda batch: torch.arange(batch.batch_size) % 2,
     )
 

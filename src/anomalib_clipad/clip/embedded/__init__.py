@@ -31,5 +31,7 @@ def state_dict(name: str) -> dict[str, Tensor]:
     state = {key: tensor.float() for key, tensor in load_file(_FOLDER / f"{name}.safetensors").items()}
     rows = state.pop(_TOKEN_ROWS).long()
     used = state[_TOKEN_WEIGHT]
-    state[_TOKEN_WEIGHT] = used.new_zeros(config(name)["text_cfg"]["vocab_size"], used.shape[1]).index_copy(0, rows, used)
+    state[_TOKEN_WEIGHT] = used.new_zeros(config(name)["text_cfg"]["vocab_size"], used.shape[1]).index_copy(
+        0, rows, used
+    )
     return state

@@ -10,9 +10,17 @@ from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from anomalib_clipad.data.multi_category import MultiCategoryDataModule
 from anomalib_clipad.data.published import PublishedDataset
 from anomalib_clipad.data.synthetic.generate import Recipe, generate
-from anomalib_clipad.data.synthetic.render import CATEGORIES, HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
+from anomalib_clipad.data.synthetic.render import (
+    CATEGORIES,
+    DEFECT_KINDS,
+    HELD_OUT_CATEGORIES,
+    HELD_OUT_DEFECTS,
+    TRAINING_CATEGORIES,
+    TRAINING_DEFECTS,
+)
 
-_SUBSETS = {"held_out": HELD_OUT_CATEGORIES, "training": TRAINING_CATEGORIES, "all": CATEGORIES}
+_CATEGORY_SUBSETS = {"held_out": HELD_OUT_CATEGORIES, "training": TRAINING_CATEGORIES, "all": CATEGORIES}
+_DEFECT_SUBSETS = {"held_out": HELD_OUT_DEFECTS, "training": TRAINING_DEFECTS, "all": DEFECT_KINDS}
 
 
 class SyntheticDefects(MultiCategoryDataModule):
@@ -20,11 +28,12 @@ class SyntheticDefects(MultiCategoryDataModule):
 
     The images follow from the seed alone and may be used for anything, so this is also a labelled auxiliary dataset
     without a licence that forbids commercial use. The embedded model ``clipad-tiny`` has been trained on the
-    ``training`` categories: report results on those that were ``held_out``.
+    ``training`` categories and defects: report results on categories that were ``held_out``.
 
     Args:
         root: Folder of the dataset; categories that it lacks are drawn.
         categories: ``held_out`` (default), ``training`` or ``all``; a list of names; or names with commas.
+        defects: Kinds of defect to test on, given in the same way; all by default, and all are drawn.
         image_seed: Seed of the images.
         image_size: Side of the images in pixels.
         n_train: Good training images of each category.
@@ -33,7 +42,8 @@ class SyntheticDefects(MultiCategoryDataModule):
         **kwargs: Further arguments of :class:`~anomalib_clipad.data.multi_category.MultiCategoryDataModule`.
 
     Raises:
-        ValueError: If a category is unknown, a number is out of range, or the root holds images of another recipe.
+        ValueError: If a category or defect is unknown, a number is out of range, or the root holds images of another
+            recipe.
 
     Example:
         >>> SyntheticDefects(num_workers=0).categories
@@ -48,6 +58,7 @@ class SyntheticDefects(MultiCategoryDataModule):
         self,
         root: Path | str | None = "./datasets/SyntheticDefects",
         categories: list[str] | str | None = "held_out",
+        defects: list[str] | str = "all",
         image_seed: int = 0,
         image_size: int = 240,
         n_train: int = 40,
@@ -55,10 +66,37 @@ class SyntheticDefects(MultiCategoryDataModule):
         n_test_per_defect: int = 5,
         **kwargs: Any,
     ) -> None:
-        chosen = _SUBSETS.get(categories, categories) if isinstance(categories, str) else categories
-        super().__init__(root=root, categories=chosen, **kwargs)
+        if isinstance(categories, str) and categories in _CATEGORY_SUBSETS:
+            categories = list(_CATEGORY_SUBSETS[categories])
+        super().__init__(root=root, categories=categories, **kwargs)
+        self.defects = _select_defects(defects)
         self.recipe = Recipe(image_seed, image_size, n_train, n_test_good, n_test_per_defect)
 
     def prepare_data(self) -> None:
         """Draw the categories that are not there yet."""
         generate(self.root, self.categories, self.recipe)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        super()._setup(_stage)
+        wanted = self.test_data.samples["label"].isin(["good", *self.defects])
+        self.test_data.subsample(wanted.to_numpy().nonzero()[0].tolist(), inplace=True)
+
+
+def _select_defects(defects: list[str] | str) -> tuple[str, ...]:
+    """Resolve a user's choice of kinds of defect.
+
+    Raises:
+        ValueError: If nothing is chosen or a kind is unknown.
+    """
+    if isinstance(defects, str):
+        chosen = _DEFECT_SUBSETS.get(defects) or tuple(name.strip() for name in defects.split(","))
+    else:
+        chosen = tuple(defects)
+    unknown = [name for name in chosen if name not in DEFECT_KINDS]
+    if unknown or not chosen:
+        msg = (
+            f"Expected defects to name kinds of defect, but got {unknown or defects!r}. "
+            f"Valid kinds: {', '.join(DEFECT_KINDS)}; or one of {', '.join(_DEFECT_SUBSETS)}."
+        )
+        raise ValueError(msg)
+    return chosen

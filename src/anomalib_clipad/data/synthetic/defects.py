@@ -42,7 +42,9 @@ def _inside(depth: Field, softness: float = 0.15) -> Field:
     return np.clip(depth / softness + 0.5, 0, 1)
 
 
-def _walk(rng: Generator, start: tuple[float, float], length: float, turn: float, steps: int = 24) -> NDArray[np.float64]:
+def _walk(
+    rng: Generator, start: tuple[float, float], length: float, turn: float, steps: int = 24
+) -> NDArray[np.float64]:
     """Points (steps, 2) of a random walk of ``length`` whose heading changes by about ``turn`` radians a step."""
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, turn, steps))
     points = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1) * length / steps, 0)
@@ -162,7 +164,9 @@ def blister(rng: Generator, image: Image, region: Field) -> Damaged:
         bubble_x, bubble_y = coordinates(size, 0, (x + rng.normal(0, 0.05), y + rng.normal(0, 0.05)))
         height = np.maximum(height, np.sqrt(np.clip(radius**2 - bubble_x**2 - bubble_y**2, 0, None)))
     mask = (height > 0) & (region > 0.5)
-    shaded = np.clip(image * light(rng, 1.5 * height, 0.7)[..., None] + 4 * np.clip(height - 0.02, 0, 0.03)[..., None], 0, 1)
+    shaded = np.clip(
+        image * light(rng, 1.5 * height, 0.7)[..., None] + 4 * np.clip(height - 0.02, 0, 0.03)[..., None], 0, 1
+    )
     return blend(image, shaded, mask.astype(np.float32)), mask
 
 
@@ -174,7 +178,9 @@ def ink(rng: Generator, image: Image, region: Field) -> Damaged:
     letter = str(rng.choice(list("ABEKRSXZ48?#")))
     scale = rng.uniform(0.12, 0.2) * 4 * size / 22
     origin = (round(4 * size * x - 10 * scale), round(4 * size * y + 10 * scale))
-    cv2.putText(canvas, letter, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(4, round(0.02 * 4 * size)), cv2.LINE_AA)
+    cv2.putText(
+        canvas, letter, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(4, round(0.02 * 4 * size)), cv2.LINE_AA
+    )
     turn = cv2.getRotationMatrix2D((4 * size * x, 4 * size * y), rng.uniform(0, 360), 1)
     canvas = cv2.warpAffine(canvas, turn, canvas.shape)
     alpha = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255 * region

@@ -132,7 +132,9 @@ def _write(folder: Path, category: str, picture: _Picture, recipe: Recipe) -> No
     image, mask = photograph(rng, category, picture.defect, recipe.size)
     _write_png(folder / picture.split / picture.label / f"{picture.number:03d}.png", image[..., ::-1])
     if picture.defect is not None:
-        _write_png(folder / "ground_truth" / picture.label / f"{picture.number:03d}_mask.png", mask.astype(np.uint8) * 255)
+        _write_png(
+            folder / "ground_truth" / picture.label / f"{picture.number:03d}_mask.png", mask.astype(np.uint8) * 255
+        )
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

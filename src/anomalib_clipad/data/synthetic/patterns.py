@@ -7,18 +7,19 @@ fractions of the image side, so that a category looks the same at every size ``S
 """
 
 import colorsys
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
-Image = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
+Image = NDArray[np.floating[Any]]
 
 
 def noise(rng: Generator, size: int, cells: int | tuple[int, int]) -> Field:
-    """Smooth random field in about [-1, 1] whose blobs measure ``1 / cells`` of the side, vertically and horizontally."""
+    """Random field in about [-1, 1] with blobs of ``1 / cells`` of the side; ``cells`` may be (rows, columns)."""
     rows, columns = (cells, cells) if isinstance(cells, int) else cells
     coarse = rng.uniform(-1, 1, (min(rows, size) + 1, min(columns, size) + 1)).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -56,7 +57,9 @@ def warp(rng: Generator, size: int, field: Field, cells: int, amount: float) -> 
     return cv2.remap(field, axis[None, :] + dx, axis[:, None] + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-def colour(rng: Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]) -> Image:
+def colour(
+    rng: Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
+) -> Image:
     """One random RGB colour, shape ``(3,)``, from ranges of hue (turns), saturation and value."""
     h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
     return np.array(colorsys.hsv_to_rgb(h % 1, s, v), dtype=np.float32)

@@ -15,7 +15,16 @@ from anomalib_clipad.data.synthetic.patterns import Image, coordinates, speckle
 from anomalib_clipad.data.synthetic.textures import TEXTURES
 
 CATEGORIES: tuple[str, ...] = (*TEXTURES, *OBJECTS)
-HELD_OUT_CATEGORIES: tuple[str, ...] = ("wood", "carpet", "marble", "brushed_metal", "gear", "button", "screw", "capsule")
+HELD_OUT_CATEGORIES: tuple[str, ...] = (
+    "wood",
+    "carpet",
+    "marble",
+    "brushed_metal",
+    "gear",
+    "button",
+    "screw",
+    "capsule",
+)
 TRAINING_CATEGORIES: tuple[str, ...] = tuple(name for name in CATEGORIES if name not in HELD_OUT_CATEGORIES)
 DEFECT_KINDS: tuple[str, ...] = tuple(DEFECTS)
 HELD_OUT_DEFECTS: tuple[str, ...] = ("crack", "burn")

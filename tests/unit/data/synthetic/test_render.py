@@ -1,0 +1,90 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Synthetic photographs: reproducible, varied, with visible defects and exact masks."""
+
+import numpy as np
+import pytest
+
+from anomalib_clipad.data.synthetic import render
+from anomalib_clipad.data.synthetic.defects import DEFECTS
+from anomalib_clipad.data.synthetic.objects import OBJECTS
+from anomalib_clipad.data.synthetic.render import (
+    CATEGORIES,
+    DEFECT_KINDS,
+    HELD_OUT_CATEGORIES,
+    HELD_OUT_DEFECTS,
+    TRAINING_CATEGORIES,
+    photograph,
+)
+from anomalib_clipad.data.synthetic.textures import TEXTURES
+
+SIZE = 64
+
+
+def test_there_are_enough_categories_and_kinds_of_defect():
+    assert len(CATEGORIES) >= 18
+    assert len(DEFECT_KINDS) >= 8
+
+
+def test_four_textures_four_objects_and_two_kinds_of_defect_are_held_out():
+    assert len(set(HELD_OUT_CATEGORIES) & set(TEXTURES)) == 4
+    assert len(set(HELD_OUT_CATEGORIES) & set(OBJECTS)) == 4
+    assert len(HELD_OUT_DEFECTS) == 2
+    assert not set(HELD_OUT_CATEGORIES) & set(TRAINING_CATEGORIES)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_a_seed_determines_the_photograph_and_another_gives_another(category):
+    first, again, other = (photograph(np.random.default_rng(seed), category, "scratch", SIZE) for seed in (1, 1, 2))
+
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.mask, again.mask)
+    assert first.image.dtype == np.uint8
+    assert first.image.shape == (SIZE, SIZE, 3)
+    assert np.abs(first.image.astype(int) - other.image).mean() > 3
+
+
+@pytest.mark.parametrize("defect", DEFECT_KINDS)
+@pytest.mark.parametrize("category", ["carpet", "gear"])
+def test_the_mask_holds_just_what_the_defect_has_changed(category, defect, monkeypatch):
+    """Exact masks: outside them the product is as it was, inside it is visibly another."""
+    monkeypatch.setattr(render, "_camera", lambda _, image: np.round(255 * image).astype(np.uint8))
+    for seed in range(3):
+        good = photograph(np.random.default_rng(seed), category, None, 128).image.astype(int)
+        bad, mask = photograph(np.random.default_rng(seed), category, defect, 128)
+        change = np.abs(bad - good).max(-1)
+
+        assert mask.mean() >= render.MINIMUM_AREA
+        # On a dark product a patch of the same product may fall short; then the most visible of many draws is kept.
+        assert change[mask].mean() >= 255 * render.MINIMUM_CONTRAST / 2
+        # A soft edge, and the shadow of a thread, reach a little beyond.
+        assert np.mean(change[~mask] > 40) < 0.02
+
+
+@pytest.mark.parametrize("category", OBJECTS)
+def test_defects_lie_on_the_object(category):
+    image, silhouette = OBJECTS[category](np.random.default_rng(0), 96)
+
+    _, mask = DEFECTS["hole"](np.random.default_rng(1), np.clip(image, 0, 1), silhouette)
+
+    assert 0.05 < silhouette.mean() < 0.8
+    assert (silhouette[mask] > 0.2).all()
+
+
+def test_a_category_looks_the_same_at_every_size():
+    small, large = (photograph(np.random.default_rng(3), "washer", None, size).image for size in (60, 240))
+
+    reduced = large.reshape(60, 4, 60, 4, 3).mean((1, 3))
+    assert np.corrcoef(reduced.ravel(), small.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("banana",), "Expected category to be known, but got 'banana'. Known categories: leather, tile"),
+        (("nut", "rust"), "Expected defect to be known, but got 'rust'. Known defects: scratch, hole"),
+    ],
+)
+def test_unknown_names_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        photograph(np.random.default_rng(0), *arguments)
