@@ -13,6 +13,7 @@ from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
@@ -24,6 +25,7 @@ from .clip.surgery import Taps
 from .clip.text_engine import TextEngine
 from .clip.vision_tower import patch_grid
 from .data.categories import image_categories
+from .data.image_check import ImageCheck
 from .evaluator import CategoryEvaluator
 from .post_processor import CategoryPostProcessor
 from .torch_model import SDPModel
@@ -158,6 +160,10 @@ class SDP(AnomalibModule):
     def configure_visualizer() -> CategoryVisualizer:
         """The host's pictures, one folder a category."""
         return CategoryVisualizer()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the host's components, and a check of the images."""
+        return [*super().configure_callbacks(), ImageCheck()]
 
     def configure_optimizers(self) -> None:
         """Nothing is trained."""
