@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CLIP-AD for anomalib: zero-shot anomaly detection with a frozen CLIP (https://arxiv.org/abs/2311.00453)."""
 
-from ._version import __version__
-from .data import MVTec, SyntheticDefects, VisA
-from .lightning_model import SDP
+from anomalib_clipad._version import __version__
+from anomalib_clipad.data import MVTec, SyntheticDefects, VisA
+from anomalib_clipad.lightning_model import SDP
 
 __all__ = ["SDP", "MVTec", "SyntheticDefects", "VisA", "__version__"]

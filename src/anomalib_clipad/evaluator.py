@@ -20,10 +20,10 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import distributed
 from torchmetrics import Metric
 
-from . import rank_metrics
-from .category_buffer import CategoryBuffer, Columns
-from .data.categories import image_categories
-from .metrics_report import MetricsReport
+from anomalib_clipad import rank_metrics
+from anomalib_clipad.category_buffer import CategoryBuffer, Columns
+from anomalib_clipad.data.categories import image_categories
+from anomalib_clipad.metrics_report import MetricsReport
 
 logger = logging.getLogger(__name__)
 

@@ -18,18 +18,18 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
-from .clip.backbone import DEFAULT_BACKBONE, load_backbone
-from .clip.embedded import NAMES as EMBEDDED
-from .clip.prompt_ensemble import resolve_prompts
-from .clip.surgery import Taps
-from .clip.text_engine import TextEngine
-from .clip.vision_tower import patch_grid
-from .data.categories import image_categories
-from .data.image_check import ImageCheck
-from .evaluator import CategoryEvaluator
-from .post_processor import CategoryPostProcessor
-from .torch_model import SDPModel
-from .visualizer import CategoryVisualizer
+from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, load_backbone
+from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
+from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
+from anomalib_clipad.clip.surgery import Taps
+from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.clip.vision_tower import patch_grid
+from anomalib_clipad.data.categories import image_categories
+from anomalib_clipad.data.image_check import ImageCheck
+from anomalib_clipad.evaluator import CategoryEvaluator
+from anomalib_clipad.post_processor import CategoryPostProcessor
+from anomalib_clipad.torch_model import SDPModel
+from anomalib_clipad.visualizer import CategoryVisualizer
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
 from torch import Tensor, distributed
 
-from .calibration import Calibration, CategoryStatistics, fuse, fused_bounds, rescale, unit_calibration
+from anomalib_clipad.calibration import Calibration, CategoryStatistics, fuse, fused_bounds, rescale, unit_calibration
 
 _BUFFERS = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds")
 """Attributes that hold the fields of :class:`Calibration`, stacked over classes."""

@@ -9,7 +9,7 @@ from anomalib.data import ImageBatch
 from anomalib.visualization import ImageVisualizer
 from lightning import LightningModule, Trainer
 
-from .data.categories import image_categories
+from anomalib_clipad.data.categories import image_categories
 
 
 class CategoryVisualizer(ImageVisualizer):

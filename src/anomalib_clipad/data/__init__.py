@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datamodules over several categories."""
 
-from .multi_category import MVTec, VisA
-from .synthetic import SyntheticDefects
+from anomalib_clipad.data.multi_category import MVTec, VisA
+from anomalib_clipad.data.synthetic import SyntheticDefects
 
 __all__ = ["MVTec", "SyntheticDefects", "VisA"]

@@ -11,7 +11,7 @@ from anomalib.utils.path import resolve_dataset_root
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torchvision.transforms.v2 import Transform
 
-from .published import MVTEC_AD, VISA, PublishedDataset
+from anomalib_clipad.data.published import MVTEC_AD, VISA, PublishedDataset
 
 
 class MultiCategoryDataModule(AnomalibDataModule):

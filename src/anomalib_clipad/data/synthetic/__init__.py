@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Procedural products with procedural defects and exact masks."""
 
-from .datamodule import SyntheticDefects
+from anomalib_clipad.data.synthetic.datamodule import SyntheticDefects
 
 __all__ = ["SyntheticDefects"]
