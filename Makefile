@@ -26,8 +26,10 @@ PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
 
-quickstart: $(READY) ## run SDP on the data and weights that ship with the package
+quickstart: $(READY) ## run SDP on synthetic products with the model that ships with the package
 	$(QUICKSTART)
+	@echo "Pictures of each test image: results/SDP/SyntheticDefects/latest/images/"
+	@echo "Metrics of each category:    results/SDP/SyntheticDefects/latest/metrics_per_category.csv"
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
 

@@ -3,7 +3,8 @@
 """anomalib's pictures, kept apart by category."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from anomalib.data import ImageBatch
 from anomalib.visualization import ImageVisualizer
@@ -37,14 +38,20 @@ class CategoryVisualizer(ImageVisualizer):
         categories = image_categories(datamodule, batch.image_path) if several and batch.image_path else None
         given = self.output_dir
         folder = Path(given) if given is not None else Path(trainer.default_root_dir) / "images"
-        items = list(batch)
+        write = super().on_test_batch_end
         try:
-            for category in dict.fromkeys(categories or [""]):
-                chosen = [item for row, item in enumerate(items) if categories is None or categories[row] == category]
+            if categories is None:
+                self.output_dir = folder
+                write(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+                return
+            items = list(batch)
+            for category in dict.fromkeys(categories):
+                chosen = [item for item, name in zip(items, categories, strict=True) if name == category]
                 self.output_dir = folder / category
-                super().on_test_batch_end(
-                    trainer, pl_module, outputs, ImageBatch.collate(chosen), batch_idx, dataloader_idx
-                )
+                # The host keeps the part of an image's path that follows the name of the dataset.
+                named = SimpleNamespace(datamodule=SimpleNamespace(name=category))
+                batch_of_category = ImageBatch.collate(chosen)
+                write(cast("Trainer", named), pl_module, outputs, batch_of_category, batch_idx, dataloader_idx)
         finally:
             self.output_dir = given  # so that a model used again writes beside the results of that run
 

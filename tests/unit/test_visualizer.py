@@ -56,10 +56,18 @@ def test_equal_file_names_of_two_categories_are_kept_apart(data, results, severa
     batch = make_batch(data, ["bottle/test/good/000.png", "cable/test/good/000.png", "bottle/test/good/001.png"])
 
     assert show(CategoryVisualizer(), results, batch, several) == {
-        "images/bottle/good/000.png",
-        "images/cable/good/000.png",
-        "images/bottle/good/001.png",
+        "images/bottle/test/good/000.png",
+        "images/cable/test/good/000.png",
+        "images/bottle/test/good/001.png",
     }
+
+
+def test_the_category_is_not_repeated_where_the_host_would_name_it_too(data, results, several):
+    several.name = "VisA"
+
+    written = show(CategoryVisualizer(), results, make_batch(data, ["visa/bottle/test/good/000.png"]), several)
+
+    assert written == {"images/bottle/test/good/000.png"}
 
 
 def test_one_category_lies_where_the_host_puts_it(data, results):
@@ -75,7 +83,7 @@ def test_a_second_run_writes_beside_its_own_results(data, results, several):
     show(visualizer, results / "first", make_batch(data, ["bottle/test/good/000.png"]), several)
 
     assert show(visualizer, results / "second", make_batch(data, ["cable/test/good/000.png"]), several) == {
-        "images/cable/good/000.png"
+        "images/cable/test/good/000.png"
     }
 
 
@@ -84,4 +92,4 @@ def test_a_folder_that_the_user_names_is_used(data, results, several):
 
     batch = make_batch(data, ["cable/test/good/000.png"])
 
-    assert show(visualizer, results, batch, several) == {"mine/cable/good/000.png"}
+    assert show(visualizer, results, batch, several) == {"mine/cable/test/good/000.png"}
