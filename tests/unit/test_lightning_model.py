@@ -10,6 +10,7 @@ import pytest
 import torch
 from anomalib import LearningType
 from anomalib.data import Folder, ImageBatch, MVTecAD, PredictDataset
+from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from PIL import Image
@@ -135,6 +136,27 @@ def test_a_checkpoint_holds_calibration_and_text_vectors_but_not_clip(mvtec, tmp
     raw = torch.rand(2, 3, 150, 130)
     index = torch.tensor([0, 1])
     torch.testing.assert_close(restored.eval()(raw, index).pred_score, model.eval()(raw, index).pred_score)
+
+
+@pytest.mark.slow
+def test_calibration_and_text_vectors_are_part_of_the_exported_graph(mvtec, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, engine = SDP(class_name="bottle", visualizer=False), make_engine(tmp_path)
+    engine.test(model, datamodule=mvtec)
+    path = engine.export(model.eval(), ExportType.ONNX, export_root=tmp_path)
+    raw = torch.rand(2, 3, 120, 120)
+
+    session = onnxruntime.InferenceSession(str(path))
+    exported = dict(
+        zip([node.name for node in session.get_outputs()], session.run(None, {"input": raw.numpy()}), strict=True)
+    )
+
+    expected = model(raw)
+    np.testing.assert_allclose(exported["pred_score"].ravel(), expected.pred_score, atol=1e-5)
+    np.testing.assert_allclose(exported["anomaly_map"].reshape(2, 120, 120), expected.anomaly_map, atol=1e-5)
+    model.post_processor.resize(0)
+    model.post_processor.resize(1)  # uncalibrated
+    assert not np.allclose(exported["pred_score"].ravel(), model(raw).pred_score, atol=1e-3)
 
 
 def test_a_checkpoint_loads_with_another_evaluator(mvtec, tmp_path):
