@@ -117,6 +117,48 @@ def upsample_and_blur(patch_map: Tensor, size: tuple[int, int], sigma: float, *,
     return rows @ patch_map.float() @ columns.T
 
 
+def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
+    """Logit of every patch at one head of SDP+ that it is anomalous rather than normal.
+
+    A softmax over two cosines is the sigmoid of their difference, so that one product ``u (t_a - t_n)`` suffices.
+
+    Args:
+        patch_embeddings: Patch embeddings of unit length ``(B, N, C)``, see
+            :class:`~anomalib_clipad.heads.LinearHeads`.
+        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        logit_scale: Factor on the cosines, as in :func:`class_probability`.
+
+    Returns:
+        Logits ``(B, N)``.
+    """
+    normal, anomalous = functional.normalize(text_embeddings.float(), dim=-2).split(1, dim=-1)
+    return logit_scale * (patch_embeddings.float() @ (anomalous - normal)).squeeze(-1)
+
+
+def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Upsample the logits of one head to pixels; the loss is computed from these.
+
+    Args:
+        logits: Logits of the patches ``(B, N)``, see :func:`head_logits`.
+        grid: Height and width of the patch grid.
+        size: Height and width of the map, in pixels.
+
+    Returns:
+        Logits ``(B, H, W)``.
+
+    Raises:
+        ValueError: If N is not the number of patches of the grid.
+    """
+    _check_patches("logits", [logits], grid)
+    # Unlike SDP's map, which the reference upsamples by align_corners=False.
+    return upsample(logits.unflatten(-1, grid), size, align_corners=True)
+
+
+def head_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Anomaly map of one head of SDP+, before any blur: probabilities ``(B, H, W)``; see :func:`head_logit_map`."""
+    return head_logit_map(logits, grid, size).sigmoid()
+
+
 def sdp_map(scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], sigma: float) -> Tensor:
     """SDP anomaly map: the mean of the tapped layers' patch scores, upsampled, blurred and mapped into [0, 1].
 
@@ -135,16 +177,68 @@ def sdp_map(scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, in
     Raises:
         ValueError: If there are no scores, their number of patches is not that of the grid, or ``sigma`` is invalid.
     """
-    if not scores or any(layer.shape[-1] != grid[0] * grid[1] for layer in scores):
+    # Rounding may leave a value a few 1e-8 outside, which would be enough for the host to squash the batch.
+    return ((_mean_score_map(scores, grid, size, sigma) + 1) / 2).clamp(0, 1)
+
+
+def sdp_plus_map(
+    scores: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    sigma: float,
+    head_weight: float = 1.0,
+) -> Tensor:
+    """SDP+ anomaly map: the heads' maps added to SDP's, blurred and mapped into [0, 1].
+
+    The reference sums both over the layers; (sum + L) / (3 L) ranks pixels alike. The blur is linear, so that SDP's
+    part is still blurred on the patch grid; only the heads' part, whose sigmoid follows the upsampling, is blurred at
+    full size, all heads at once.
+
+    Args:
+        scores: SDP's patch scores ``(B, N)`` in [-1, 1] for each of the L tapped layers, see :func:`patch_scores`.
+        logits: Logits ``(B, N)`` of the L heads, see :func:`head_logits`.
+        grid: Height and width of the patch grid.
+        size: Height and width of the map, in pixels.
+        sigma: Standard deviation of the blur in pixels.
+        head_weight: Weight of the heads' maps where SDP's have weight 1. The paper's is 1; at 0 the map is SDP's.
+
+    Returns:
+        Maps ``(B, H, W)`` in [0, 1].
+
+    Raises:
+        ValueError: If there are no scores or not as many logits, their number of patches is not that of the grid, or
+            ``sigma`` or ``head_weight`` is invalid.
+    """
+    if len(logits) != len(scores):
         msg = (
-            f"Expected scores to hold at least one layer of {grid[0]}x{grid[1]} = {grid[0] * grid[1]} patches, "
-            f"but got layers of {[layer.shape[-1] for layer in scores]} patches. Pass the grid of the same image."
+            f"Expected logits to be those of {len(scores)} heads, one for each layer of the scores, "
+            f"but got {len(logits)}. Use heads made for the tapped layers."
         )
         raise ValueError(msg)
+    if not (math.isfinite(head_weight) and head_weight >= 0):
+        msg = f"Expected head_weight to be a finite number, 0 or more, but got {head_weight}. The paper's is 1."
+        raise ValueError(msg)
+    from_surgery = _mean_score_map(scores, grid, size, sigma)
+    from_heads = gaussian_blur(torch.stack([head_map(layer, grid, size) for layer in logits]).mean(dim=0), sigma)
+    # The former lies in [-1, 1], the latter in [0, 1].
+    return ((from_surgery + 1 + head_weight * from_heads) / (2 + head_weight)).clamp(0, 1)
+
+
+def _mean_score_map(scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], sigma: float) -> Tensor:
+    """Mean of the layers' patch scores ``(B, N)``, upsampled and blurred: ``(B, H, W)`` in [-1, 1]."""
+    _check_patches("scores", scores, grid)
     mean_score = torch.stack([layer.float() for layer in scores]).mean(dim=0)
-    anomaly_map = upsample_and_blur(mean_score.unflatten(-1, grid), size, sigma)
-    # Rounding may leave a value a few 1e-8 outside, which would be enough for the host to squash the batch.
-    return ((anomaly_map + 1) / 2).clamp(0, 1)
+    return upsample_and_blur(mean_score.unflatten(-1, grid), size, sigma)
+
+
+def _check_patches(name: str, layers: Sequence[Tensor], grid: tuple[int, int]) -> None:
+    if not layers or any(layer.shape[-1] != grid[0] * grid[1] for layer in layers):
+        msg = (
+            f"Expected {name} to hold at least one layer of {grid[0]}x{grid[1]} = {grid[0] * grid[1]} patches, "
+            f"but got layers of {[layer.shape[-1] for layer in layers]} patches. Pass the grid of the same image."
+        )
+        raise ValueError(msg)
 
 
 def _upsample_matrix(source: int, target: int, *, align_corners: bool) -> Tensor:

@@ -3,48 +3,57 @@
 """anomalib model classes: wiring, no maths."""
 
 import logging
-from collections.abc import Sequence
+import shutil
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch, ImageBatch
+from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
-from lightning.pytorch.utilities.types import EVAL_DATALOADERS
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torch.utils.data import DataLoader
 
-from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, load_backbone
-from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
+from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
-from anomalib_clipad.clip.surgery import Taps
+from anomalib_clipad.clip.surgery import SurgeryTokens, Taps, normalise_layers
 from anomalib_clipad.clip.text_engine import TextEngine
-from anomalib_clipad.clip.vision_tower import patch_grid
-from anomalib_clipad.data.categories import image_categories
-from anomalib_clipad.data.image_check import ImageCheck
-from anomalib_clipad.evaluator import CategoryEvaluator
-from anomalib_clipad.post_processor import CategoryPostProcessor
-from anomalib_clipad.torch_model import SDPModel
-from anomalib_clipad.visualizer import CategoryVisualizer
+from anomalib_clipad.clip_module import (
+    ClipModule,
+    Collaborators,
+    make_pre_processor,
+    resolve_sigma,
+    resolve_size,
+    warn_of_stand_in,
+)
+from anomalib_clipad.data.labelled import require_labelled_training_data
+from anomalib_clipad.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, load_heads, save_heads
+from anomalib_clipad.head_metadata import HeadsMetadata, check_heads
+from anomalib_clipad.heads import LinearHeads
+from anomalib_clipad.loss import segmentation_loss
+from anomalib_clipad.token_cache import CachePlace, TokenBatch, cache_tokens
+from anomalib_clipad.torch_model import SDPModel, SDPPlusModel
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_CLASS = "object"
-"""What the prompts call an object that nobody has named."""
+HEADS_FILE = "heads.safetensors"
+"""Name of the file of trained heads in the results folder."""
 
-_PAPER_SIGMA = 8 / 240
-"""The paper blurs with 8 pixels at an input of 240."""
+_LIGHTNINGS_EPOCHS = 1000
+"""What Lightning takes where the user gives no number of epochs."""
 
-_CHECKPOINT_KEY = "anomalib_clipad"
-_NOT_SAVED = ("model.visual.", "evaluator.")
-"""Frozen CLIP is loaded from where it came from; another evaluator must be able to load the checkpoint."""
+_NO_HEADS = (
+    "Expected SDPPlus to have trained heads, but got none. Give a file (--model.heads heads.safetensors) or a "
+    "checkpoint (--ckpt_path), or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
+)
 
 
-class SDP(AnomalibModule):
+class SDP(ClipModule, AnomalibModule):
     """SDP of CLIP-AD (https://arxiv.org/abs/2311.00453): zero-shot anomaly detection and segmentation.
 
     A frozen CLIP compares the patches of an image with text vectors of the object's name, "flawless" against
@@ -104,201 +113,305 @@ class SDP(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         clip = load_backbone(backbone, pretrained)
-        size = _resolve_size(image_size, clip.image_size)
-        patch_grid(clip.model.visual, size)  # refuse an invalid size here, not at the first image
-        if pre_processor is True:
-            pre_processor = _pre_processor(size, clip.mean, clip.std)
+        size = resolve_size(image_size, clip)
         super().__init__(
-            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
+            pre_processor=make_pre_processor(size, clip.mean, clip.std) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
         )
+        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, cache_dir)
+        self.collaborators = Collaborators(clip, text_engine)
         self.class_name = class_name
-        self.model = SDPModel(
-            clip.model.visual, layers=layers, taps=taps, sigma=_PAPER_SIGMA * min(size) if sigma is None else sigma
-        )
-        # Not a submodule: the text tower takes no part in inference, nor in checkpoints and exports.
-        self._text_engine = (TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, cache_dir),)
-        self._backbone = (clip,)
-        self.strict_loading = False
-        if backbone in EMBEDDED:
-            logger.warning(
-                "%s is a small stand-in for tests and first contact. For real products choose a backbone such as "
-                "ViT-B-16-plus-240 (weights laion400m_e31 from the network, or a local file as `pretrained`).",
-                backbone,
-            )
-
-    @property
-    def class_names(self) -> list[str]:
-        """Classes that text vectors are known for; ``class_index`` points into them."""
-        return self.model.class_names
+        self.model = SDPModel(clip.model.visual, layers, taps, resolve_sigma(sigma, size))
+        self.strict_loading = False  # a checkpoint lacks the frozen CLIP
+        warn_of_stand_in(clip)
 
     @property
     def learning_type(self) -> LearningType:
         """Zero-shot: the host never fits the model."""
         return LearningType.ZERO_SHOT
 
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """The model asks nothing special of the trainer."""
-        return {}
-
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Bicubic resize to ``image_size`` (240 pixels by default) and CLIP's usual normalisation."""
-        return _pre_processor(image_size or (240, 240), _CLIP_MEAN, _CLIP_STD)
-
-    @staticmethod
-    def configure_post_processor() -> CategoryPostProcessor:
-        """Score fusion and calibration per category."""
-        return CategoryPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> CategoryEvaluator:
-        """Image and pixel metrics per category, and their mean."""
-        return CategoryEvaluator()
-
-    @staticmethod
-    def configure_visualizer() -> CategoryVisualizer:
-        """The host's pictures, one folder a category."""
-        return CategoryVisualizer()
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Return the host's components, and a check of the images."""
-        return [*super().configure_callbacks(), ImageCheck()]
-
     def configure_optimizers(self) -> None:
         """Nothing is trained."""
 
-    def val_dataloader(self) -> EVAL_DATALOADERS:
-        """No validation where there is no datamodule: the host validates before it predicts on a folder."""
-        return []
+
+class SDPPlus(ClipModule, AnomalibModule):
+    """SDP+ of CLIP-AD (https://arxiv.org/abs/2311.00453): SDP with linear heads trained on an auxiliary dataset.
+
+    The heads are trained once on the labelled images of one dataset (all its categories, normal and anomalous) and
+    used on others, zero-shot. Only they are trained and saved; CLIP stays frozen. The datamodule tells both datasets
+    apart: ``MVTec``, ``VisA``, ``SyntheticDefects`` and ``Transfer`` of this package train on an auxiliary one.
+
+    With heads, from a file or a checkpoint, the model is zero-shot. Without, it trains:
+    ``anomalib train --model anomalib_clipad.SDPPlus --data MVTec``.
+
+    Args:
+        backbone: As in :class:`SDP`.
+        pretrained: As in :class:`SDP`.
+        heads: File of trained heads: a ``.safetensors`` file of this package, a checkpoint, or an authors' file.
+        class_name: As in :class:`SDP`.
+        prompts: As in :class:`SDP`.
+        strategy: As in :class:`SDP`.
+        strategy_params: As in :class:`SDP`.
+        layers: As in :class:`SDP`.
+        taps: As in :class:`SDP`; heads work only with the taps that they were trained on.
+        sigma: As in :class:`SDP`.
+        head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
+        image_size: As in :class:`SDP`.
+        learning_rate: Learning rate of Adam; the paper's is 1e-4.
+        epochs: Epochs of training unless the trainer is given ``max_epochs`` or ``max_steps``; the paper's are 5.
+        seed: Seed of the heads and of the order of the images.
+        cache: Keep the tokens of the training images in ``"memory"`` or on ``"disk"``, so that the tower runs over
+            each only once; ``None`` for no cache.
+        validate_every_epoch: Validate after each epoch, for early stopping, and not only after the last.
+        cache_dir: As in :class:`SDP`.
+        pre_processor: As in :class:`SDP`.
+        post_processor: As in :class:`SDP`.
+        evaluator: As in :class:`SDP`.
+        visualizer: As in :class:`SDP`.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        RuntimeError: If weights cannot be downloaded.
+        TypeError: If the vision tower is not supported.
+        ValueError: If heads do not fit the model, or any other argument is invalid.
+
+    Example:
+        >>> from anomalib_clipad import SDPPlus
+        >>> SDPPlus().learning_type.value  # it has no heads yet
+        'one_class'
+    """
+
+    model: SDPPlusModel
+
+    trains_on_auxiliary = True
+    """Asks this package's datamodules for labelled training images."""
+
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        pretrained: str | None = None,
+        heads: str | None = None,
+        class_name: str | None = None,
+        prompts: str | dict[str, Any] | None = None,
+        strategy: str = "dbscan",
+        strategy_params: dict[str, Any] | None = None,
+        layers: list[int] | None = None,
+        taps: Taps = "reference",
+        sigma: float | None = None,
+        head_weight: float = 1.0,
+        image_size: int | tuple[int, int] | None = None,
+        learning_rate: float = 1e-4,
+        epochs: int = 5,
+        seed: int = 42,
+        cache: CachePlace | None = None,
+        validate_every_epoch: bool = False,
+        cache_dir: str | Literal[False] | None = None,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        clip = load_backbone(backbone, pretrained)
+        size = resolve_size(image_size, clip)
+        super().__init__(
+            pre_processor=make_pre_processor(size, clip.mean, clip.std) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, cache_dir)
+        self.collaborators = Collaborators(clip, text_engine)
+        self.class_name = class_name
+        tapped = normalise_layers(layers, clip.depth)
+        linear_heads, self.heads_metadata = _make_heads(clip, tapped, taps, heads, seed)
+        self.model = SDPPlusModel(
+            clip.model.visual, linear_heads, tapped, taps, resolve_sigma(sigma, size), head_weight
+        )
+        self.has_heads = heads is not None
+        self.learning_rate, self.epochs, self.seed = learning_rate, epochs, seed
+        self.cache, self.validate_every_epoch = cache, validate_every_epoch
+        self._uncached: Any = None
+        self.strict_loading = False  # a checkpoint lacks the frozen CLIP
+        warn_of_stand_in(clip)
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot with heads; without, the host has to fit the model, which it does for one-class models."""
+        return LearningType.ZERO_SHOT if self.has_heads else LearningType.ONE_CLASS
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam on the heads, as in the paper."""
+        return torch.optim.Adam(self.model.heads.parameters(), lr=self.learning_rate)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the host's components, and a checkpoint to resume from after each epoch."""
+        resume = ModelCheckpoint(filename="resume", save_on_train_epoch_end=True, enable_version_counter=False)
+        return [*super().configure_callbacks(), *([] if self.has_heads else [resume])]
+
+    def train(self, mode: bool = True) -> "SDPPlus":
+        """Set the mode of all but the frozen tower, which Lightning would put in training mode too."""
+        super().train(mode)
+        self.model.visual.eval()
+        return self
 
     def setup(self, stage: str) -> None:
-        """Make the classes known that a datamodule, or the user, names beforehand."""
-        del stage
-        datamodule = getattr(self._trainer, "datamodule", None)
-        if self.class_name is not None:
-            self._indices([self.class_name])
-        else:
-            self._indices(getattr(datamodule, "categories", ()))
+        """Apply the seed, and the paper's schedule where the trainer was given none."""
+        super().setup(stage)
+        if stage != TrainerFn.FITTING:
+            return
+        seed_everything(self.seed, workers=True, verbose=False)
+        trainer = self.trainer
+        if trainer.max_epochs == _LIGHTNINGS_EPOCHS and trainer.max_steps == -1:
+            trainer.fit_loop.max_epochs = self.epochs
+        if not self.validate_every_epoch and trainer.check_val_every_n_epoch == 1 and trainer.max_epochs:
+            trainer.check_val_every_n_epoch = trainer.max_epochs
 
-    def forward(self, batch: Tensor, class_index: Tensor | None = None) -> Any:
-        """Run pre-processing, model and post-processing on raw images; this is what is exported.
-
-        Args:
-            batch: Images (B, 3, H, W) in [0, 1].
-            class_index: Class of each image (B,), an index into ``model.class_names``; ``None`` for the first class.
-
-        Returns:
-            ``InferenceBatch`` of scores, labels, maps and masks.
-        """
-        image = self.pre_processor(batch) if self.pre_processor else batch
-        predictions = self.model(image, class_index)
-        return self.post_processor(predictions, class_index) if self.post_processor else predictions
-
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
-        """Score a batch; the post-processor calibrates itself on the result."""
-        del args, kwargs
-        return self._score(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> Batch:
-        """Score a batch."""
-        del batch_idx, args, kwargs
-        return self._score(batch)
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Batch:
-        """Score a batch."""
-        del batch_idx, dataloader_idx
-        return self._score(batch)
-
-    def class_index(self, batch: ImageBatch) -> Tensor:
-        """Tell the class of each image of a batch.
-
-        The name is the model's ``class_name``, else the datamodule's category of the image, else "object". A class
-        not seen before is made known: its prompts are encoded, or read from the cache.
-
-        Returns:
-            Indices (B,) into ``model.class_names``.
-        """
-        names: list[str] | None = [self.class_name] * batch.batch_size if self.class_name is not None else None
-        if names is None:
-            paths = batch.image_path or [""] * batch.batch_size
-            names = image_categories(getattr(self._trainer, "datamodule", None), paths)
-        if names is None:
-            names = [UNKNOWN_CLASS] * batch.batch_size
-        return torch.tensor(self._indices(names), device=batch.image.device)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save text vectors, calibration and settings, but not the frozen CLIP."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"] = {
-            key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(_NOT_SAVED)
-        }
-        # The components are callbacks besides: Lightning has saved them a second time, and would load them strictly.
-        components = {type(self.evaluator), type(self.post_processor), type(self.pre_processor), type(self.visualizer)}
-        checkpoint["callbacks"] = {
-            key: value
-            for key, value in checkpoint.get("callbacks", {}).items()
-            if key not in {component.__qualname__ for component in components}
-        }
-        checkpoint[_CHECKPOINT_KEY] = {
-            "class_names": list(self.model.class_names),
-            "backbone": self._backbone[0].name,
-            "fingerprint": self._backbone[0].fingerprint,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the checkpoint's classes.
+    def on_fit_start(self) -> None:
+        """Check the training data, then run the tower over it once where its tokens are cached.
 
         Raises:
-            ValueError: If the checkpoint is of another model or was made with another backbone.
+            FileNotFoundError: If a mask is missing.
+            RuntimeError: If the cached tokens do not fit.
+            ValueError: If there are no labelled training images, or masks are not as they must be.
+        """
+        datamodule = self._datamodule
+        require_labelled_training_data(datamodule)
+        if self.cache is not None:
+            self._uncached = datamodule.train_data
+            loader = DataLoader(
+                self._uncached,
+                batch_size=datamodule.eval_batch_size,
+                num_workers=datamodule.num_workers,
+                collate_fn=self._uncached.collate_fn,
+            )
+            datamodule.train_data = cache_tokens(loader, self._tap, self.cache, self._cache_folder)
+
+    def training_step(self, batch: ImageBatch | TokenBatch, batch_idx: int) -> Tensor:
+        """Loss of a batch: focal and Dice of each head's map.
+
+        Raises:
+            RuntimeError: If the loss is not finite; the message names the images.
+        """
+        del batch_idx
+        if isinstance(batch, TokenBatch):
+            original, grid = batch.tokens.unbind(dim=1), batch.grid
+        else:
+            tapped = self.model.tapped_tokens(batch.image)
+            original, grid = tuple(tapped.original), tapped.grid
+        mask = batch.gt_mask
+        maps = self.model.logit_maps(original, grid, (mask.shape[-2], mask.shape[-1]), self.class_index(batch))
+        loss = segmentation_loss(maps, mask)
+        total = loss.total
+        if not torch.isfinite(total):
+            msg = (
+                f"Expected the loss to be finite, but got {total.item()} for the images {list(batch.image_path)}. "
+                "Look at these files and their masks, or lower learning_rate."
+            )
+            raise RuntimeError(msg)
+        parts = {"train_focal": loss.focal.sum(), "train_dice": loss.dice.sum()}
+        size = batch.batch_size
+        self.log("train_loss", total, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=size)
+        return total
+
+    def on_fit_end(self) -> None:
+        """Keep the heads: write them beside the results, and give the images back to the datamodule."""
+        self._drop_cache()
+        self.has_heads = True
+        self.heads_metadata = self._describe_heads()
+        if self.trainer.is_global_zero:
+            path = save_heads(Path(self.trainer.default_root_dir) / HEADS_FILE, self.model.heads, self.heads_metadata)
+            logger.info("Heads: %s", path)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Give the images back to the datamodule."""
+        del exception
+        self._drop_cache()
+
+    def on_test_start(self) -> None:
+        """Refuse to test what was not trained.
+
+        Raises:
+            RuntimeError: If the model has no heads.
+        """
+        if not self.has_heads:
+            raise RuntimeError(_NO_HEADS)
+
+    on_predict_start = on_test_start
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the heads and what they were made for; once training is complete, no state of the optimiser."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CHECKPOINT_KEY]["has_heads"] = True
+        checkpoint[CHECKPOINT_KEY][CHECKPOINT_METADATA] = self._describe_heads().encode()
+        checkpoint["hyper_parameters"]["heads"] = None  # they are in the checkpoint
+        trainer = self.trainer
+        last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        if last_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            checkpoint["optimizer_states"] = []
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint's heads fit the model.
+
+        Raises:
+            ValueError: If they do not, or the checkpoint is of another model.
         """
         super().on_load_checkpoint(checkpoint)
-        saved, clip = checkpoint.get(_CHECKPOINT_KEY), self._backbone[0]
-        if saved is None:
-            msg = f"Expected a checkpoint of {type(self).__name__}, but got one without '{_CHECKPOINT_KEY}'."
+        encoded = checkpoint[CHECKPOINT_KEY].get(CHECKPOINT_METADATA)
+        if encoded is None:
+            msg = "Expected a checkpoint of SDPPlus, but got one without heads, as of SDP."
             raise ValueError(msg)
-        if saved["fingerprint"] != clip.fingerprint:
-            msg = (
-                f"Expected a checkpoint made with the weights of this model's backbone ({clip.name}, "
-                f"pretrained={clip.pretrained!r}), but got one made with other weights of {saved['backbone']}. "
-                "Pass the same backbone and pretrained as when it was saved."
-            )
-            raise ValueError(msg)
-        self.model.class_names = list(saved["class_names"])
-        self.model.text_embeddings = checkpoint["state_dict"]["model.text_embeddings"].to(self.model.text_embeddings)
-        self._resize_post_processor()
+        metadata = HeadsMetadata.decode(encoded)
+        clip = self.collaborators.backbone
+        check_heads(self.model.heads, metadata, clip, self.model.layers, self.model.taps, "the checkpoint")
+        self.heads_metadata, self.has_heads = metadata, True
 
-    def _score(self, batch: Batch) -> Batch:
-        predictions = self.model(batch.image, self.class_index(batch))
-        return batch.update(**predictions._asdict())
+    def _tap(self, batch: ImageBatch) -> SurgeryTokens:
+        """Tokens of a batch that comes straight from the dataset."""
+        image = batch.image.to(self.device)
+        with self.trainer.precision_plugin.train_step_context():
+            return self.model.tapped_tokens(self.pre_processor.transform(image) if self.pre_processor else image)
 
-    def _indices(self, names: Sequence[str]) -> list[int]:
-        """Index of each class; text vectors of new ones are computed."""
-        known = self.model.class_names
-        for name in dict.fromkeys(names):
-            if name not in known:
-                if name == UNKNOWN_CLASS and self.class_name is None:
-                    logger.info("No class name given and none known to the datamodule: the prompts say 'object'.")
-                self.model.add_class(name, self._text_engine[0].text_embeddings(name))
-                self._resize_post_processor()
-        return [known.index(name) for name in names]
+    @property
+    def _cache_folder(self) -> Path:
+        return Path(self.trainer.default_root_dir) / f"token_cache_{self.global_rank}"
 
-    def _resize_post_processor(self) -> None:
-        if isinstance(self.post_processor, CategoryPostProcessor):
-            self.post_processor.resize(max(1, len(self.model.class_names)))
+    def _drop_cache(self) -> None:
+        if self._uncached is not None:
+            self._datamodule.train_data, self._uncached = self._uncached, None
+            shutil.rmtree(self._cache_folder, ignore_errors=True)
+
+    def _describe_heads(self) -> HeadsMetadata:
+        """What the heads were made for; of heads that were loaded, what their file says."""
+        if self.heads_metadata is not None:
+            return self.heads_metadata
+        clip, datamodule, hyper_parameters = self.collaborators.backbone, self._datamodule, self.hparams
+        return HeadsMetadata(
+            backbone=clip.name,
+            pretrained=clip.pretrained,
+            fingerprint=clip.fingerprint,
+            layers=self.model.layers,
+            taps=self.model.taps,
+            auxiliary=", ".join(getattr(datamodule, "auxiliary_names", ())) or None,
+            categories=tuple(getattr(datamodule, "auxiliary_categories", ())),
+            prompts=str(hyper_parameters.get("prompts") or "industrial"),
+            strategy=hyper_parameters.get("strategy"),
+            seed=self.seed,
+            steps=self.trainer.global_step,
+            metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
+        )
 
 
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-def _pre_processor(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> PreProcessor:
-    resize = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return PreProcessor(transform=Compose([resize, Normalize(mean=list(mean), std=list(std))]))
-
-
-def _resolve_size(image_size: int | Sequence[int] | None, native: tuple[int, int]) -> tuple[int, int]:
-    """Height and width from what the user gave."""
-    if image_size is None:
-        return native
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return height, width
+def _make_heads(
+    backbone: Backbone, layers: tuple[int, ...], taps: Taps, path: str | None, seed: int
+) -> tuple[LinearHeads, HeadsMetadata | None]:
+    """Read heads from a file and check them, or make new ones from the seed."""
+    if path is not None:
+        heads, metadata = load_heads(path)
+        check_heads(heads, metadata, backbone, layers, taps, path)
+        return heads, metadata
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LinearHeads(backbone.width, backbone.embed_dim, len(layers)), None

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""SDP without anomalib's wiring: normalised images in, ``InferenceBatch`` out."""
+"""SDP and SDP+ without anomalib's wiring: normalised images in, ``InferenceBatch`` out."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,18 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from anomalib_clipad.anomaly_map import class_probability, patch_scores, sdp_map
-from anomalib_clipad.clip.surgery import Taps, normalise_layers, surgery_tokens
+from anomalib_clipad.anomaly_map import (
+    class_probability,
+    head_logit_map,
+    head_logits,
+    patch_scores,
+    sdp_map,
+    sdp_plus_map,
+)
+from anomalib_clipad.class_texts import ClassTexts
+from anomalib_clipad.clip.surgery import SurgeryTokens, Taps, normalise_layers, surgery_tokens
 from anomalib_clipad.clip.vision_tower import check_tower
+from anomalib_clipad.heads import LinearHeads
 
 
 class SDPModel(nn.Module):
@@ -23,8 +32,7 @@ class SDPModel(nn.Module):
         sigma: Standard deviation of the Gaussian blur, in pixels of the input.
 
     Attributes:
-        class_names: The K classes that text embeddings are known for.
-        text_embeddings: (K, C, 2), columns normal and anomalous.
+        texts: Text embeddings of the known classes, of which there must be one before the first image.
 
     Raises:
         TypeError: If the vision tower is not supported.
@@ -34,13 +42,11 @@ class SDPModel(nn.Module):
         >>> from anomalib_clipad.clip.backbone import load_backbone
         >>> backbone = load_backbone("clipad-tiny")
         >>> model = SDPModel(backbone.model.visual)
-        >>> model.add_class("nut", torch.randn(backbone.embed_dim, 2))
+        >>> model.texts.add("nut", torch.randn(backbone.embed_dim, 2))
         0
         >>> model(torch.randn(1, 3, 120, 120)).anomaly_map.shape
         torch.Size([1, 120, 120])
     """
-
-    text_embeddings: Tensor
 
     def __init__(
         self,
@@ -55,34 +61,14 @@ class SDPModel(nn.Module):
         self.layers = normalise_layers(layers, depth=len(tower.transformer.resblocks))
         self.taps: Taps = taps
         self.sigma = sigma
-        self.class_names: list[str] = []
-        self.register_buffer("text_embeddings", torch.empty(0, tower.proj.shape[1], 2))
-
-    def add_class(self, name: str, text_embeddings: Tensor) -> int:
-        """Make a class known.
-
-        Args:
-            name: Name of the class; a known one gets new embeddings.
-            text_embeddings: Unit text embeddings (C, 2), normal and anomalous.
-
-        Returns:
-            Index of the class.
-        """
-        row = text_embeddings.to(self.text_embeddings)[None]
-        if name in self.class_names:
-            index = self.class_names.index(name)
-            self.text_embeddings = torch.cat([self.text_embeddings[:index], row, self.text_embeddings[index + 1 :]])
-            return index
-        self.class_names.append(name)
-        self.text_embeddings = torch.cat([self.text_embeddings, row])
-        return len(self.class_names) - 1
+        self.texts = ClassTexts(tower.proj.shape[1])
 
     def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Score images.
 
         Args:
             image: Normalised images (B, 3, H, W).
-            class_index: Class of each image (B,), an index into ``class_names``; ``None`` for the first class.
+            class_index: Class of each image (B,), an index into ``texts.names``; ``None`` for the first class.
 
         Returns:
             ``pred_score`` (B,): probability of the class token that the image is anomalous, in [0, 1]. The
@@ -92,16 +78,100 @@ class SDPModel(nn.Module):
             RuntimeError: If no class is known yet.
             ValueError: If the patch size does not divide the image size.
         """
-        if not len(self.text_embeddings):
-            msg = "Expected text embeddings of at least one class, but got none. Call add_class first."
-            raise RuntimeError(msg)
-        texts = self.text_embeddings[0] if class_index is None else self.text_embeddings[class_index]
+        texts = self.texts(class_index)
         tokens = surgery_tokens(self.visual, image, self.layers, self.taps)
-        size = (image.shape[-2], image.shape[-1])
         with torch.autocast(image.device.type, enabled=False):
+            scores = [patch_scores(layer, texts) for layer in tokens.surgery]
             return InferenceBatch(
                 pred_score=class_probability(tokens.surgery[-1], texts),
-                anomaly_map=sdp_map(
-                    [patch_scores(layer, texts) for layer in tokens.surgery], tokens.grid, size, self.sigma
-                ),
+                anomaly_map=sdp_map(scores, tokens.grid, _size(image), self.sigma),
             )
+
+
+class SDPPlusModel(nn.Module):
+    """SDP with linear heads on the original path, trained on an auxiliary dataset (CLIP-AD, SDP+).
+
+    Args:
+        visual: Vision tower of an open_clip model, frozen by the caller. It is not altered.
+        heads: One head for each tapped layer.
+        layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the ends of the four stages.
+        taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
+        sigma: Standard deviation of the Gaussian blur, in pixels of the input.
+        head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
+
+    Attributes:
+        texts: Text embeddings of the known classes, of which there must be one before the first image.
+
+    Raises:
+        TypeError: If the vision tower is not supported.
+        ValueError: If ``layers`` is not valid for the tower.
+
+    Example:
+        >>> from anomalib_clipad.clip.backbone import load_backbone
+        >>> backbone = load_backbone("clipad-tiny")
+        >>> model = SDPPlusModel(backbone.model.visual, LinearHeads(backbone.width, backbone.embed_dim))
+        >>> model.texts.add("nut", torch.randn(backbone.embed_dim, 2))
+        0
+        >>> model(torch.randn(1, 3, 120, 120)).anomaly_map.shape
+        torch.Size([1, 120, 120])
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        heads: LinearHeads,
+        layers: Sequence[int] | None = None,
+        taps: Taps = "reference",
+        sigma: float = 8.0,
+        head_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        tower = check_tower(visual)
+        self.visual = visual
+        self.heads = heads
+        self.layers = normalise_layers(layers, depth=len(tower.transformer.resblocks))
+        self.taps: Taps = taps
+        self.sigma = sigma
+        self.head_weight = head_weight
+        self.texts = ClassTexts(tower.proj.shape[1])
+
+    @torch.no_grad()
+    def tapped_tokens(self, image: Tensor) -> SurgeryTokens:
+        """Tokens that the heads are trained on: the original path of normalised images (B, 3, H, W), no gradient."""
+        return surgery_tokens(self.visual, image, self.layers, self.taps, original_only=True)
+
+    def logit_maps(
+        self, original: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], class_index: Tensor
+    ) -> list[Tensor]:
+        """Map of each head before sigmoid and blur, from which the loss is computed.
+
+        Args:
+            original: Tokens of the original path, (B, 1 + N, D) for each of the L tapped layers.
+            grid: Height and width of the patch grid.
+            size: Height and width of the maps, in pixels.
+            class_index: Class of each image (B,).
+
+        Returns:
+            Logits (B, H, W) of each layer.
+        """
+        texts = self.texts(class_index)
+        patches = self.heads(original)
+        with torch.autocast(class_index.device.type, enabled=False):
+            return [head_logit_map(head_logits(layer, texts), grid, size) for layer in patches]
+
+    def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
+        """Score images; arguments, results and errors are those of :meth:`SDPModel.forward`."""
+        texts = self.texts(class_index)
+        tokens = surgery_tokens(self.visual, image, self.layers, self.taps)
+        patches = self.heads(tokens.original)
+        with torch.autocast(image.device.type, enabled=False):
+            scores = [patch_scores(layer, texts) for layer in tokens.surgery]
+            logits = [head_logits(layer, texts) for layer in patches]
+            return InferenceBatch(
+                pred_score=class_probability(tokens.surgery[-1], texts),
+                anomaly_map=sdp_plus_map(scores, logits, tokens.grid, _size(image), self.sigma, self.head_weight),
+            )
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]

@@ -15,8 +15,12 @@ from anomalib_clipad.anomaly_map import (
     class_probability,
     cosines,
     gaussian_blur,
+    head_logit_map,
+    head_logits,
+    head_map,
     patch_scores,
     sdp_map,
+    sdp_plus_map,
     upsample,
     upsample_and_blur,
 )
@@ -30,6 +34,23 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def golden_scores(golden) -> list[Tensor]:
     return [patch_scores(golden.tensors[f"surgery_tokens_{layer}"], golden.tensors["text"]) for layer in golden.layers]
+
+
+@pytest.fixture
+def golden_logits(golden) -> list[Tensor]:
+    tensors = golden.tensors
+    embeddings = [
+        functional.normalize(
+            functional.linear(
+                tensors[f"original_tokens_{layer}"][:, 1:],
+                tensors[f"head/fc.{index}.weight"],
+                tensors[f"head/fc.{index}.bias"],
+            ),
+            dim=-1,
+        )
+        for index, layer in enumerate(golden.layers)
+    ]
+    return [head_logits(layer, tensors["text"]) for layer in embeddings]
 
 
 def scipy_blur(maps: Tensor, sigma: float) -> Tensor:
@@ -52,6 +73,19 @@ def test_map_matches_the_reference(golden, golden_scores, sigma):
     name = f"sdp_map_sigma{sigma}" if sigma else "sdp_map_unsmoothed"
     result = sdp_map(golden_scores, (6, 6), (96, 96), sigma)
     expected = (golden.tensors[name] / len(golden_scores) + 1) / 2
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
+
+
+def test_head_maps_match_the_reference(golden, golden_logits):
+    result = torch.stack([head_map(layer, (6, 6), (96, 96)) for layer in golden_logits])
+    torch.testing.assert_close(result, golden.tensors["head_maps"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0, 2, 8])
+def test_sdp_plus_map_matches_the_reference(golden, golden_scores, golden_logits, sigma):
+    name = f"sdp_plus_map_sigma{sigma}" if sigma else "sdp_plus_map_unsmoothed"
+    result = sdp_plus_map(golden_scores, golden_logits, (6, 6), (96, 96), sigma)
+    expected = (golden.tensors[name] + 4) / 12
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
 
 
@@ -137,6 +171,54 @@ def test_rows_of_the_grid_are_rows_of_the_map():
     assert np.unravel_index(int(result[0].argmax()), (20, 30)) == (0, 25)
 
 
+def test_head_logits_are_a_softmax_over_two_cosines(generator):
+    embeddings = functional.normalize(torch.randn(3, 5, 7, generator=generator), dim=-1)
+    text = torch.randn(3, 7, 2, generator=generator)
+    probability = (100 * cosines(embeddings, text)).softmax(dim=-1)[..., 1]
+
+    torch.testing.assert_close(head_logits(embeddings, text).sigmoid(), probability, atol=1e-5, rtol=0)
+    one_text = torch.cat([head_logits(embeddings[i : i + 1], text[i]) for i in range(3)])
+    torch.testing.assert_close(head_logits(embeddings, text), one_text)
+    torch.testing.assert_close(head_logits(embeddings, text, logit_scale=1.0), one_text / 100)
+
+
+def test_head_logits_are_upsampled_before_the_sigmoid_with_aligned_corners():
+    logits = torch.tensor([[-8.0, 8.0, -8.0, 8.0]])
+    ramp = torch.tensor([-8.0, -8 / 3, 8 / 3, 8.0]).expand(1, 3, 4)
+    torch.testing.assert_close(head_logit_map(logits, (2, 2), (3, 4)), ramp)
+    torch.testing.assert_close(head_map(logits, (2, 2), (3, 4)), ramp.sigmoid())
+
+
+def test_sdp_plus_map_is_in_the_unit_interval_at_the_extremes():
+    low, high = torch.full((1, 225), -1.0), torch.full((1, 225), 1.0)
+    scores = torch.cat([high, low])
+    result = sdp_plus_map([scores] * 3, [1000 * scores] * 3, (15, 15), (240, 240), 8.0)
+    assert result.min() >= 0
+    assert result.max() <= 1
+    torch.testing.assert_close(result, torch.stack([torch.ones(240, 240), torch.zeros(240, 240)]))
+
+
+@pytest.mark.parametrize("head_weight", [0.0, 0.25, 1.0, 3.0])
+def test_heads_are_weighted_against_sdp(generator, head_weight):
+    scores = [torch.rand(2, 6, generator=generator) * 2 - 1 for _ in range(3)]
+    logits = [torch.randn(2, 6, generator=generator) for _ in range(3)]
+    unblurred = sum(upsample(layer.unflatten(-1, (2, 3)), (20, 30)) for layer in scores)
+    unblurred = unblurred + head_weight * sum(head_map(layer, (2, 3), (20, 30)) for layer in logits)
+
+    result = sdp_plus_map(scores, logits, (2, 3), (20, 30), 2.0, head_weight)
+
+    expected = (scipy_blur(unblurred, 2.0) + 3) / (3 * (2 + head_weight))
+    torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=0)
+    if head_weight == 0:
+        torch.testing.assert_close(result, sdp_map(scores, (2, 3), (20, 30), 2.0))
+
+
+def test_loss_of_a_head_reaches_its_logits(generator):
+    logits = torch.randn(1, 6, generator=generator, requires_grad=True)
+    head_logit_map(logits, (2, 3), (8, 9)).sum().backward()
+    torch.testing.assert_close(logits.grad.sum(), torch.tensor(72.0))
+
+
 @pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf")])
 def test_invalid_sigma(sigma):
     with pytest.raises(ValueError, match=f"Expected sigma to be a finite number of pixels, 0 or more, but got {sigma}"):
@@ -150,3 +232,24 @@ def test_scores_must_fit_the_grid(patches, got):
     )
     with pytest.raises(ValueError, match=expected):
         sdp_map([torch.zeros(1, count) for count in patches], (2, 3), (8, 8), 0.0)
+
+
+def test_logits_must_fit_the_grid():
+    expected = re.escape("Expected logits to hold at least one layer of 2x3 = 6 patches, but got layers of [5] patches")
+    with pytest.raises(ValueError, match=expected):
+        head_map(torch.zeros(1, 5), (2, 3), (8, 8))
+
+
+def test_there_must_be_a_head_for_each_layer():
+    scores = [torch.zeros(1, 6)] * 4
+    with pytest.raises(ValueError, match=r"Expected logits to be those of 4 heads, .*, but got 3. Use heads made for"):
+        sdp_plus_map(scores, scores[:3], (2, 3), (8, 8), 0.0)
+    with pytest.raises(ValueError, match="Expected scores to hold at least one layer"):
+        sdp_plus_map([], [], (2, 3), (8, 8), 0.0)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_invalid_head_weight(weight):
+    layers = [torch.zeros(1, 6)]
+    with pytest.raises(ValueError, match=f"Expected head_weight to be a finite number, 0 or more, but got {weight}"):
+        sdp_plus_map(layers, layers, (2, 3), (8, 8), 0.0, weight)

@@ -24,9 +24,11 @@ LAYERS = (
     {"__main__", "quickstart"},
     {"__init__"},
     {"lightning_model"},
-    {"torch_model", "post_processor", "evaluator", "visualizer"},
-    {"data", "category_buffer", "metrics_report", "rank_metrics"},
-    {"clip", "anomaly_map", "calibration", "heads", "loss"},
+    {"clip_module"},
+    {"torch_model", "token_cache", "post_processor", "evaluator", "visualizer"},
+    {"data", "category_buffer", "head_files", "metrics_report", "rank_metrics"},
+    {"head_metadata"},
+    {"clip", "anomaly_map", "calibration", "class_texts", "heads", "loss"},
     {"_version"},
 )
 DEPTH = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}

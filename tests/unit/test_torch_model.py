@@ -14,14 +14,14 @@ def model(tiny_clip) -> SDPModel:
     model = SDPModel(tiny_clip.visual, sigma=1)
     generator = torch.Generator().manual_seed(0)
     for name in ("nut", "bolt"):
-        model.add_class(name, torch.randn(24, 2, generator=generator))
+        model.texts.add(name, torch.randn(24, 2, generator=generator))
     return model
 
 
 @pytest.mark.parametrize("sigma", [8, 2])
 def test_matches_the_reference_implementation(golden, sigma):
     model = SDPModel(golden.model.visual, layers=golden.layers, sigma=sigma)
-    model.add_class("object", golden.tensors["text"])
+    model.texts.add("object", golden.tensors["text"])
 
     with torch.no_grad():
         result = model(golden.tensors["image"])
@@ -52,9 +52,9 @@ def test_outputs_lie_in_the_unit_interval_at_other_and_oblong_sizes(model):
 def test_a_known_class_gets_new_embeddings_in_its_place(model, tiny_images):
     before = model(tiny_images, torch.tensor([1, 1])).anomaly_map
 
-    assert model.add_class("nut", torch.randn(24, 2)) == 0
+    assert model.texts.add("nut", torch.randn(24, 2)) == 0
 
-    assert model.class_names == ["nut", "bolt"]
+    assert model.texts.names == ["nut", "bolt"]
     torch.testing.assert_close(model(tiny_images, torch.tensor([1, 1])).anomaly_map, before)
 
 

@@ -106,6 +106,8 @@ def surgery_tokens(
     layers: Sequence[int] | None = None,
     taps: Taps = "reference",
     stages: int = NUM_STAGES,
+    *,
+    original_only: bool = False,
 ) -> SurgeryTokens:
     """Run the original path and the surgery path of a vision tower side by side.
 
@@ -123,6 +125,7 @@ def surgery_tokens(
             authors' implementation are in place and reach the tensor it has stored, and the paper's results were
             made that way.
         stages: Number of stages.
+        original_only: Leave the surgery path out, with an empty list in its place: heads train on the original one.
 
     Returns:
         Tokens of both paths at the tapped layers.
@@ -138,7 +141,7 @@ def surgery_tokens(
     depth = len(tower.transformer.resblocks)
     tapped = normalise_layers(layers, depth, stages)
     stage_starts = {1, *(end + 1 for end in stage_ends(depth, stages))}
-    contributing = _contributing_layers(tapped, depth, stages)
+    contributing = set() if original_only else _contributing_layers(tapped, depth, stages)
     # The reference's tap needs the attention, and nothing else, of one more block.
     blocks = list(tower.transformer.resblocks)[: tapped[-1] + (taps == "reference")]
 
@@ -159,13 +162,14 @@ def surgery_tokens(
             stage_sum = contribution if layer in stage_starts else stage_sum + contribution
         tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
         if layer in tapped:
-            surgery_path.append(stage_sum)
+            if layer in contributing:
+                surgery_path.append(stage_sum)
             if taps == "block" or layer == depth:
                 original_path.append(tokens)
 
     embeddings = [
         project_tokens(tower, torch.cat([original[:, :1], patches], dim=1))
-        for original, patches in zip(original_path, surgery_path, strict=True)
+        for original, patches in zip(original_path, surgery_path, strict=not original_only)
     ]
     return SurgeryTokens(tapped, embeddings, original_path, grid)
 

@@ -1,8 +1,9 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Datamodules over several categories."""
+"""Datamodules over several categories, and from one dataset to another."""
 
 from anomalib_clipad.data.multi_category import MVTec, VisA
 from anomalib_clipad.data.synthetic import SyntheticDefects
+from anomalib_clipad.data.transfer import Transfer
 
-__all__ = ["MVTec", "SyntheticDefects", "VisA"]
+__all__ = ["MVTec", "SyntheticDefects", "Transfer", "VisA"]

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+UNNAMED = "object"
+"""What the prompts call an object that nobody has named."""
+
 
 def image_categories(datamodule: Any, image_paths: Iterable[str | Path]) -> list[str] | None:
     """Return the category of each image, or ``None`` when the datamodule does not tell.
@@ -31,3 +34,14 @@ def image_categories(datamodule: Any, image_paths: Iterable[str | Path]) -> list
         return [datamodule.category_of(path) for path in image_paths]
     category = getattr(datamodule, "category", None)
     return [category for _ in image_paths] if category else None
+
+
+def own_name(datamodule: Any) -> str:
+    """Return the name of what a datamodule without categories shows: its given name, as of a ``Folder``, else "object".
+
+    Example:
+        >>> from anomalib.data import Folder, Kolektor
+        >>> own_name(Folder(name="gasket", normal_dir="good")), own_name(Kolektor())
+        ('gasket', 'object')
+    """
+    return UNNAMED if datamodule.name == type(datamodule).__name__ else datamodule.name

@@ -62,7 +62,12 @@ class ImageCheck(Callback):
         del pl_module
         if not isinstance(exception, OSError | SyntaxError):  # what Pillow raises for broken files
             return
-        loaders = (trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders)
+        loaders = (
+            trainer.train_dataloader,
+            trainer.val_dataloaders,
+            trainer.test_dataloaders,
+            trainer.predict_dataloaders,
+        )
         broken = find_unreadable(dict.fromkeys(path for loader in loaders for path in _image_paths(loader)))
         if broken:
             msg = (

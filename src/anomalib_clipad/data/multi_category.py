@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Datamodules over several categories of MVTec AD and VisA."""
+"""Datamodules over several categories of MVTec AD and VisA, each the auxiliary dataset of the other."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,22 +8,29 @@ from typing import Any, ClassVar
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
-from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torchvision.transforms.v2 import Transform
 
+from anomalib_clipad.data.auxiliary import Auxiliary, AuxiliaryDataModule
 from anomalib_clipad.data.published import MVTEC_AD, VISA, PublishedDataset
 
 
-class MultiCategoryDataModule(AnomalibDataModule):
+class MultiCategoryDataModule(AuxiliaryDataModule):
     """What :class:`MVTec` and :class:`VisA` share; a subclass names its ``published`` dataset.
 
     Besides what every anomalib datamodule has, ``categories`` names the selected categories and :meth:`category_of`
     tells the category of an image. The host's ``category`` is set when one category is selected and empty otherwise.
 
+    The dataset is the *target*: validation and test run on it. SDP+ trains on the ``auxiliary`` dataset, other models
+    on the target's normal training images, see :class:`~anomalib_clipad.data.auxiliary.AuxiliaryDataModule`.
+
     Args:
         root: Folder that holds the dataset; ``None`` is anomalib's own dataset folder.
         categories: Categories to use: a list, one name, several names with commas, or ``None`` for all.
-        train_batch_size: Images in a training batch.
+        auxiliary: Datamodule or datamodules whose labelled test split SDP+ trains on; ``"default"`` for the paper's, in
+            the folder beside ``root``; ``None`` for none.
+        allow_same: Accept an auxiliary dataset that shares categories or images with this one.
+        shuffle: Whether the training images are shuffled anew in each epoch.
+        train_batch_size: Images in a training batch; the paper trains with 8.
         eval_batch_size: Images in a validation or test batch.
         num_workers: Worker processes of each dataloader.
         train_augmentations: Augmentations of the training images.
@@ -46,7 +53,10 @@ class MultiCategoryDataModule(AnomalibDataModule):
         self,
         root: Path | str | None,
         categories: list[str] | str | None = None,
-        train_batch_size: int = 32,
+        auxiliary: Auxiliary = "default",
+        allow_same: bool = False,
+        shuffle: bool = True,
+        train_batch_size: int = 8,
         eval_batch_size: int = 32,
         num_workers: int = 8,
         train_augmentations: Transform | None = None,
@@ -60,6 +70,9 @@ class MultiCategoryDataModule(AnomalibDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__(
+            auxiliary=auxiliary,
+            allow_same=allow_same,
+            shuffle=shuffle,
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -77,38 +90,22 @@ class MultiCategoryDataModule(AnomalibDataModule):
         self.categories = self.published.select(categories)
         self.category = self.categories[0] if len(self.categories) == 1 else ""
 
-    def category_of(self, image_path: str | Path) -> str:
-        """Return the category of one of this datamodule's images.
-
-        Raises:
-            ValueError: If the path leads through no category folder of the dataset.
-        """
+    def _target_category_of(self, image_path: str | Path) -> str:
         return self.published.category_of(self.root, image_path)
 
-    def prepare_data(self) -> None:
-        """Download and convert the dataset unless it is there.
-
-        Raises:
-            FileNotFoundError: If it is neither there nor to be had, or a selected category is missing.
-        """
+    def _prepare_target(self) -> None:
         self.published.prepare(self.root, self.categories)
 
     def _setup(self, _stage: str | None = None) -> None:
         self.train_data = self.published.load(self.root, self.categories, Split.TRAIN)
         self.test_data = self.published.load(self.root, self.categories, Split.TEST)
 
-    def val_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the validation dataloader, or no loader at all for ``val_split_mode=none``.
-
-        The host's datamodules raise AttributeError in that case, although Lightning skips an empty validation.
-        """
-        return super().val_dataloader() if self.val_split_mode != ValSplitMode.NONE else []
-
 
 class MVTec(MultiCategoryDataModule):
     """MVTec AD with any of its 15 categories, or all of them (Bergmann et al., CVPR 2019; CC BY-NC-SA 4.0).
 
-    Layout: ``<root>/<category>/{train,test,ground_truth}/…``. Further arguments: :class:`MultiCategoryDataModule`.
+    Layout: ``<root>/<category>/{train,test,ground_truth}/…``. SDP+ trains on all of VisA by default. Further arguments:
+    :class:`MultiCategoryDataModule`.
 
     Example:
         >>> datamodule = MVTec(categories=["bottle", "metal_nut"], num_workers=0)
@@ -123,13 +120,16 @@ class MVTec(MultiCategoryDataModule):
     def __init__(self, root: Path | str | None = "./datasets/MVTecAD", **kwargs: Any) -> None:
         super().__init__(root=root, **kwargs)
 
+    def _default_auxiliary(self) -> AnomalibDataModule:
+        return VisA(root=self.root.parent / VISA.folder_name)
+
 
 class VisA(MultiCategoryDataModule):
     """VisA with any of its 12 categories, or all of them (Zou et al., ECCV 2022; CC BY-NC-SA 4.0).
 
     Raw VisA (``<root>/<category>/Data/…`` with ``split_csv/1cls.csv``) is converted on first use to
-    ``<root>/visa_pytorch/<category>/{train,test,ground_truth}/…``, the layout of anomalib's ``Visa``. Further
-    arguments: :class:`MultiCategoryDataModule`.
+    ``<root>/visa_pytorch/<category>/{train,test,ground_truth}/…``, the layout of anomalib's ``Visa``. SDP+
+    trains on all of MVTec AD by default. Further arguments: :class:`MultiCategoryDataModule`.
 
     Example:
         >>> VisA(categories="pcb1", num_workers=0).category
@@ -140,3 +140,6 @@ class VisA(MultiCategoryDataModule):
 
     def __init__(self, root: Path | str | None = "./datasets/visa", **kwargs: Any) -> None:
         super().__init__(root=root, **kwargs)
+
+    def _default_auxiliary(self) -> AnomalibDataModule:
+        return MVTec(root=self.root.parent / MVTEC_AD.folder_name)

@@ -19,7 +19,10 @@ from anomalib.data.datasets.image.mvtecad import CATEGORIES as MVTEC_AD_CATEGORI
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from anomalib.data.datasets.image.visa import CATEGORIES as VISA_CATEGORIES
 from anomalib.data.datasets.image.visa import VisaDataset
+from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import DownloadInfo, Split, concatenate_datasets, download_and_extract
+
+from anomalib_clipad.data.masks import list_some, unpaired_in_layout
 
 
 def concatenate_categories(datasets: Sequence[AnomalibDataset]) -> AnomalibDataset:
@@ -147,10 +150,11 @@ class PublishedDataset:
         except RuntimeError as error:
             msg = f"Expected {folder} to hold images, but got an empty folder. {self._how_to_get(root)}"
             raise FileNotFoundError(msg) from error
-        except ValueError as error:
+        except (MisMatchError, ValueError) as error:
             msg = (
                 f"Expected {folder / 'ground_truth'} to hold one mask for each anomalous image in {folder / 'test'}, "
-                f"but got another number of files ({error}). Add the missing masks or remove the images."
+                f"but got files without a partner: {list_some(unpaired_in_layout(folder)) or error}. "
+                "Add the missing masks or remove the images."
             )
             raise ValueError(msg) from error
         if split == Split.TEST and not len(dataset):

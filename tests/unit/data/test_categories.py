@@ -4,10 +4,10 @@
 
 from pathlib import Path
 
-from anomalib.data import Folder, MVTecAD
+from anomalib.data import Folder, Kolektor, MVTecAD
 
 from anomalib_clipad.data import MVTec
-from anomalib_clipad.data.categories import image_categories
+from anomalib_clipad.data.categories import image_categories, own_name
 
 
 def test_no_datamodule() -> None:
@@ -26,3 +26,8 @@ def test_several_categories(tmp_path: Path) -> None:
     datamodule = MVTec(root=tmp_path, categories=["bottle", "cable"])
     paths = [tmp_path / "cable/test/good/000.png", str(tmp_path / "bottle/test/good/000.png")]
     assert image_categories(datamodule, paths) == ["cable", "bottle"]
+
+
+def test_name_where_there_is_no_category() -> None:
+    assert own_name(Folder(name="gasket", normal_dir="good")) == "gasket"
+    assert own_name(Kolektor()) == "object"

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_clipad.data import MVTec, VisA
+from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.data.multi_category import MultiCategoryDataModule
 from anomalib_clipad.data.published import MVTEC_AD
 from layouts import write_mvtec_ad, write_visa
@@ -96,12 +97,110 @@ class _SeesBatches(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.seen = {"validation": 0, "test": 0}
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.trained_on: list[str] = []
+
+    def training_step(self, batch: ImageBatch) -> torch.Tensor:
+        self.trained_on += batch.image_path
+        return self.weight * 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def validation_step(self, batch: ImageBatch) -> None:
         self.seen["validation"] += batch.batch_size
 
     def test_step(self, batch: ImageBatch) -> None:
         self.seen["test"] += batch.batch_size
+
+
+class _TrainsOnAuxiliary(_SeesBatches):
+    trains_on_auxiliary = True
+
+
+def _fit(model: _SeesBatches, datamodule: AnomalibDataModule) -> list[str]:
+    """Fit for one epoch and return the categories of the images trained on."""
+    trainer = Trainer(
+        max_epochs=1,
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule=datamodule)
+    return [datamodule.category_of(path) for path in model.trained_on]
+
+
+@pytest.fixture(scope="module")
+def both_roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MVTec AD and raw VisA side by side, each whole: a default auxiliary dataset is used with all its categories."""
+    folder = tmp_path_factory.mktemp("both")
+    write_mvtec_ad(folder / "MVTecAD", MVTec().categories, n_train=1, n_good=1, n_defect=1, size=16)
+    write_visa(folder / "visa", VisA().categories, n_train=1, n_good=1, n_defect=1, size=16)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "categories", "auxiliary"),
+    [(MVTec, "MVTecAD", ["bottle", "zipper"], VisA), (VisA, "visa", ["candle"], MVTec)],
+)
+def test_each_is_the_default_auxiliary_of_the_other(
+    both_roots: Path, target: type, name: str, categories: list[str], auxiliary: type
+) -> None:
+    datamodule = target(root=both_roots / name, categories=categories, num_workers=0)
+    trained_on = _fit(_TrainsOnAuxiliary(), datamodule)
+    assert Counter(trained_on) == dict.fromkeys(auxiliary().categories, 2)
+    assert datamodule.train_data.samples.label_index.sum() == len(trained_on) / 2
+    assert datamodule.auxiliary_names == (auxiliary.__name__,)
+    assert datamodule.auxiliary_categories == auxiliary().categories
+    assert datamodule.categories == tuple(categories)
+    assert datamodule.is_zero_shot
+
+
+def test_training_order_is_shuffled_unless_the_datasets_order_is_wanted(both_roots: Path) -> None:
+    arguments = {"root": both_roots / "MVTecAD", "categories": "bottle", "num_workers": 0}
+    fixed = _fit(_TrainsOnAuxiliary(), MVTec(**arguments, shuffle=False))
+    assert fixed == [name for name in VisA().categories for _ in range(2)]
+    assert _fit(_TrainsOnAuxiliary(), MVTec(**arguments)) != fixed
+
+
+def test_one_class_models_get_the_normal_images(mvtec_root: Path) -> None:
+    datamodule = MVTec(root=mvtec_root, categories=TWO, num_workers=0)
+    assert Counter(_fit(_SeesBatches(), datamodule)) == dict.fromkeys(TWO, 2)
+    assert not datamodule.train_data.samples.label_index.any()
+
+
+def test_without_auxiliary_there_is_nothing_labelled_to_train_on(mvtec_root: Path) -> None:
+    datamodule = MVTec(root=mvtec_root, categories=TWO, num_workers=0, auxiliary=None)
+    assert Counter(_fit(_TrainsOnAuxiliary(), datamodule)) == dict.fromkeys(TWO, 2)
+    with pytest.raises(ValueError, match="but got 4 normal images of MVTec"):
+        require_labelled_training_data(datamodule)
+
+
+def test_an_auxiliary_of_ones_own(mvtec_root: Path) -> None:
+    auxiliary = MVTecAD(root=mvtec_root, category="metal_nut")
+    datamodule = MVTec(root=mvtec_root, categories="bottle", auxiliary=auxiliary, num_workers=0)
+    assert Counter(_fit(_TrainsOnAuxiliary(), datamodule)) == {"metal_nut": 6}
+
+
+@pytest.mark.parametrize("allow_same", [True, False])
+def test_the_target_as_auxiliary(mvtec_root: Path, allow_same: bool) -> None:
+    auxiliary = MVTec(root=mvtec_root, categories=TWO)
+    datamodule = MVTec(root=mvtec_root, categories="bottle", auxiliary=auxiliary, num_workers=0, allow_same=allow_same)
+    assert not datamodule.is_zero_shot
+    if allow_same:
+        assert Counter(_fit(_TrainsOnAuxiliary(), datamodule)) == dict.fromkeys(TWO, 6)
+    else:
+        with pytest.raises(ValueError, match="different datasets, but got both with MVTec AD bottle"):
+            _fit(_TrainsOnAuxiliary(), datamodule)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_missing_auxiliary(mvtec_root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"that is trained on .* folder of VisA.* --data.auxiliary.root FOLDER"):
+        _fit(_TrainsOnAuxiliary(), MVTec(root=mvtec_root, categories=TWO, num_workers=0))
+    assert not (mvtec_root.parent / "visa").exists()
 
 
 @pytest.mark.parametrize(("mode", "n_val"), [("same_as_test", 12), ("none", 0)])
@@ -169,7 +268,15 @@ def test_training_images_are_not_needed_to_test(tmp_path: Path) -> None:
 def test_missing_mask(tmp_path: Path) -> None:
     root = write_mvtec_ad(tmp_path, TWO)
     (root / "bottle/ground_truth/scratch/001_mask.png").unlink()
-    with pytest.raises(ValueError, match=r"one mask for each anomalous image in .*bottle.*Add the missing masks"):
+    with pytest.raises(ValueError, match=r"one mask .*bottle.test, but got .*: \S*scratch.001\.png\. Add the missing"):
+        MVTec(root=root, categories=TWO).setup()
+
+
+def test_mask_of_another_name(tmp_path: Path) -> None:
+    root = write_mvtec_ad(tmp_path, TWO)
+    mask = root / "bottle/ground_truth/scratch/001_mask.png"
+    mask.rename(mask.with_name("x_mask.png"))
+    with pytest.raises(ValueError, match=r"partner: \S*scratch.001\.png, \S*x_mask\.png\. Add"):
         MVTec(root=root, categories=TWO).setup()
 
 
@@ -234,6 +341,8 @@ def test_archive_in_the_root_is_unpacked_and_kept(tmp_path: Path, monkeypatch: p
     ("arguments", "expected"),
     [
         (["--data", "MVTec"], 15),
+        (["--data", "MVTec", "--data.auxiliary", "VisA", "--data.auxiliary.root", "elsewhere/visa"], 15),
+        (["--data", "VisA", "--data.auxiliary", "null", "--data.shuffle", "false"], 12),
         (["--data", "VisA", "--data.categories", "[candle, pcb1]"], 2),
         (["--data", "MVTec", "--data.categories", "bottle", "--data.eval_batch_size", "4"], 1),
         (["--data", "anomalib_clipad.data.VisA", "--data.val_split_mode", "none"], 12),

@@ -5,6 +5,7 @@
 from pathlib import Path
 from typing import Any
 
+from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 
 from anomalib_clipad.data.multi_category import MultiCategoryDataModule
@@ -28,7 +29,8 @@ class SyntheticDefects(MultiCategoryDataModule):
 
     The images follow from the seed alone and may be used for anything, so this is also a labelled auxiliary dataset
     without a licence that forbids commercial use. The embedded model ``clipad-tiny`` has been trained on the
-    ``training`` categories and defects: report results on categories that were ``held_out``.
+    ``training`` categories and defects: report results on categories that were ``held_out``. SDP+ trains by default on
+    the test split of the training categories, drawn beside the others, with the training kinds of defect only.
 
     Args:
         root: Folder of the dataset; categories that it lacks are drawn.
@@ -72,9 +74,20 @@ class SyntheticDefects(MultiCategoryDataModule):
         self.defects = _select_defects(defects)
         self.recipe = Recipe(image_seed, image_size, n_train, n_test_good, n_test_per_defect)
 
-    def prepare_data(self) -> None:
-        """Draw the categories that are not there yet."""
+    def _prepare_target(self) -> None:
         generate(self.root, self.categories, self.recipe)
+
+    def _default_auxiliary(self) -> AnomalibDataModule:
+        return SyntheticDefects(
+            root=self.root,
+            categories="training",
+            defects="training",
+            image_seed=self.recipe.seed,
+            image_size=self.recipe.size,
+            n_train=self.recipe.n_train,
+            n_test_good=self.recipe.n_test_good,
+            n_test_per_defect=self.recipe.n_test_per_defect,
+        )
 
     def _setup(self, _stage: str | None = None) -> None:
         super()._setup(_stage)

@@ -10,9 +10,16 @@ import pytest
 from PIL import Image
 
 from anomalib_clipad.data import SyntheticDefects
+from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.data.synthetic import generate as module
 from anomalib_clipad.data.synthetic.generate import MANIFEST, Recipe, generate
-from anomalib_clipad.data.synthetic.render import CATEGORIES, DEFECT_KINDS, HELD_OUT_CATEGORIES, TRAINING_CATEGORIES
+from anomalib_clipad.data.synthetic.render import (
+    CATEGORIES,
+    DEFECT_KINDS,
+    HELD_OUT_CATEGORIES,
+    TRAINING_CATEGORIES,
+    TRAINING_DEFECTS,
+)
 
 SMALL = Recipe(size=32, n_train=1, n_test_good=2, n_test_per_defect=1)
 SMALL_ARGUMENTS = {"image_size": 32, "n_train": 1, "n_test_good": 2, "n_test_per_defect": 1, "num_workers": 0}
@@ -132,3 +139,28 @@ def test_unknown_kinds_of_defect_are_refused(choice):
 def test_unread_dataset_is_missed_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"prepare_data\(\) generate it"):
         SyntheticDefects(root=tmp_path, **SMALL_ARGUMENTS).setup()
+
+
+def test_default_auxiliary_is_the_training_part(tmp_path):
+    datamodule = SyntheticDefects(root=tmp_path, **SMALL_ARGUMENTS, image_seed=3)
+
+    (auxiliary,) = datamodule.auxiliaries
+
+    assert auxiliary.categories == TRAINING_CATEGORIES
+    assert auxiliary.defects == TRAINING_DEFECTS
+    assert (auxiliary.root, auxiliary.recipe) == (datamodule.root, datamodule.recipe)
+    assert datamodule.is_zero_shot
+    assert not SyntheticDefects(root=tmp_path, categories="all").is_zero_shot
+
+
+def test_auxiliary_images_show_no_held_out_defect(tmp_path):
+    training = SyntheticDefects(root=tmp_path, categories=["nut"], defects="training", **SMALL_ARGUMENTS)
+    datamodule = SyntheticDefects(root=tmp_path, categories=["wood"], auxiliary=training, **SMALL_ARGUMENTS)
+
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+
+    samples = datamodule.train_data.samples
+    assert set(samples.label) == {"good", *TRAINING_DEFECTS}
+    assert {datamodule.category_of(path) for path in samples.image_path} == {"nut"}
+    require_labelled_training_data(datamodule)

@@ -1,0 +1,75 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The classes a model knows, and the text embeddings that its images are compared with."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassTexts(nn.Module):
+    """Text embeddings of K named classes; part of checkpoints and of the exported graph.
+
+    Args:
+        embed_dim: Dimension C of the joint embedding space.
+
+    Attributes:
+        names: The K classes.
+        embeddings: (K, C, 2), columns normal and anomalous.
+
+    Example:
+        >>> texts = ClassTexts(embed_dim=8)
+        >>> texts.add("nut", torch.randn(8, 2)), texts.add("bolt", torch.randn(8, 2))
+        (0, 1)
+        >>> texts(torch.tensor([1, 0, 1])).shape
+        torch.Size([3, 8, 2])
+    """
+
+    embeddings: Tensor
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.register_buffer("embeddings", torch.empty(0, embed_dim, 2))
+
+    def add(self, name: str, embeddings: Tensor) -> int:
+        """Make a class known, or give a known one new embeddings.
+
+        Args:
+            name: Name of the class.
+            embeddings: Unit text embeddings (C, 2), normal and anomalous.
+
+        Returns:
+            Index of the class.
+        """
+        if name not in self.names:
+            self.names.append(name)
+            self.embeddings = torch.cat([self.embeddings, embeddings.to(self.embeddings)[None]])
+            return len(self.names) - 1
+        index = self.names.index(name)
+        # A new tensor: the old one may be an inference tensor, or in use.
+        self.embeddings = torch.cat(
+            [self.embeddings[:index], embeddings.to(self.embeddings)[None], self.embeddings[index + 1 :]]
+        )
+        return index
+
+    def replace(self, names: list[str], embeddings: Tensor) -> None:
+        """Forget all classes and know these: K names and their embeddings (K, C, 2)."""
+        self.names = list(names)
+        self.embeddings = embeddings.to(self.embeddings)
+
+    def forward(self, class_index: Tensor | None = None) -> Tensor:
+        """Text embeddings of each image.
+
+        Args:
+            class_index: Class of each image (B,); ``None`` for the first class.
+
+        Returns:
+            Embeddings (B, C, 2), or (C, 2) for ``None``.
+
+        Raises:
+            RuntimeError: If no class is known yet.
+        """
+        if not len(self.embeddings):
+            msg = "Expected text embeddings of at least one class, but got none. Add a class first."
+            raise RuntimeError(msg)
+        return self.embeddings[0] if class_index is None else self.embeddings[class_index]

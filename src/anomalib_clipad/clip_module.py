@@ -1,0 +1,254 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""What SDP and SDP+ have in common as anomalib models: components, classes of images, checkpoints.
+
+A mixin, because the host finds models by name among the direct subclasses of ``AnomalibModule`` only.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from anomalib.data import Batch, ImageBatch, InferenceBatch
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS
+from torch import Tensor
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+
+from anomalib_clipad.clip.backbone import Backbone
+from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
+from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.clip.vision_tower import patch_grid
+from anomalib_clipad.data.categories import UNNAMED, image_categories
+from anomalib_clipad.data.image_check import ImageCheck
+from anomalib_clipad.evaluator import CategoryEvaluator
+from anomalib_clipad.head_files import CHECKPOINT_KEY
+from anomalib_clipad.post_processor import CategoryPostProcessor
+from anomalib_clipad.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.visualizer import CategoryVisualizer
+
+logger = logging.getLogger(__name__)
+
+_PAPER_SIGMA = 8 / 240
+"""The paper blurs with 8 pixels at an input of 240."""
+
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+_NOT_SAVED = ("model.visual.", "evaluator.")
+"""Frozen CLIP is loaded from where it came from; another evaluator must be able to load the checkpoint."""
+
+
+class Collaborators(NamedTuple):
+    """What a model uses that is no part of its state: not saved in checkpoints, and untouched by ``.to(device)``."""
+
+    backbone: Backbone
+    text_engine: TextEngine
+
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as _Base
+else:
+    _Base = object
+
+
+class ClipModule(_Base):
+    """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
+
+    The class that mixes this in sets ``model``, ``class_name`` and ``collaborators`` in its constructor.
+    """
+
+    model: SDPModel | SDPPlusModel
+    class_name: str | None
+    collaborators: Collaborators
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes that text vectors are known for; ``class_index`` points into them."""
+        return self.model.texts.names
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """The model asks nothing special of the trainer."""
+        return {}
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Bicubic resize to ``image_size`` (240 pixels by default) and CLIP's usual normalisation."""
+        return make_pre_processor(image_size or (240, 240), _CLIP_MEAN, _CLIP_STD)
+
+    @staticmethod
+    def configure_post_processor() -> CategoryPostProcessor:
+        """Score fusion and calibration per category."""
+        return CategoryPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> CategoryEvaluator:
+        """Image and pixel metrics per category, and their mean."""
+        return CategoryEvaluator()
+
+    @staticmethod
+    def configure_visualizer() -> CategoryVisualizer:
+        """The host's pictures, one folder a category."""
+        return CategoryVisualizer()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the host's components, and a check of the images."""
+        return [*super().configure_callbacks(), ImageCheck()]
+
+    def val_dataloader(self) -> EVAL_DATALOADERS:
+        """No validation where there is no datamodule: the host validates before it predicts on a folder."""
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Make the classes known that a datamodule, or the user, names beforehand."""
+        del stage
+        if self.class_name is not None:
+            self._indices([self.class_name])
+        else:
+            self._indices(getattr(self._datamodule, "categories", ()))
+
+    def forward(self, batch: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
+        """Run pre-processing, model and post-processing on raw images; this is what is exported.
+
+        Args:
+            batch: Images (B, 3, H, W) in [0, 1].
+            class_index: Class of each image (B,), an index into ``class_names``; ``None`` for the first class.
+
+        Returns:
+            Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
+        """
+        image = self.pre_processor(batch) if self.pre_processor else batch
+        predictions = self.model(image, class_index)
+        return self.post_processor(predictions, class_index) if self.post_processor else predictions
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+        """Score a batch; the post-processor calibrates itself on the result."""
+        del args, kwargs
+        return self._score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> Batch:
+        """Score a batch."""
+        del batch_idx, args, kwargs
+        return self._score(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Batch:
+        """Score a batch."""
+        del batch_idx, dataloader_idx
+        return self._score(batch)
+
+    def class_index(self, batch: ImageBatch) -> Tensor:
+        """Tell the class of each image of a batch.
+
+        The name is the model's ``class_name``, else the datamodule's category of the image, else "object". A class
+        not seen before is made known: its prompts are encoded, or read from the cache.
+
+        Returns:
+            Indices (B,) into ``class_names``.
+        """
+        paths = batch.image_path or [""] * batch.batch_size
+        if self.class_name is not None:
+            names = [self.class_name] * len(paths)
+        else:
+            names = image_categories(self._datamodule, paths) or [UNNAMED] * len(paths)
+        return torch.tensor(self._indices(names), device=batch.image.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save text vectors, calibration and settings, but not the frozen CLIP."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"] = {
+            key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(_NOT_SAVED)
+        }
+        # The components are callbacks besides: Lightning has saved them a second time, and would load them strictly.
+        components = {type(self.evaluator), type(self.post_processor), type(self.pre_processor), type(self.visualizer)}
+        checkpoint["callbacks"] = {
+            key: value
+            for key, value in checkpoint.get("callbacks", {}).items()
+            if key not in {component.__qualname__ for component in components}
+        }
+        backbone = self.collaborators.backbone
+        checkpoint[CHECKPOINT_KEY] = {
+            "class_names": list(self.class_names),
+            "backbone": backbone.name,
+            "fingerprint": backbone.fingerprint,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the checkpoint's classes.
+
+        Raises:
+            ValueError: If the checkpoint is of another model or was made with another backbone.
+        """
+        super().on_load_checkpoint(checkpoint)
+        saved, backbone = checkpoint.get(CHECKPOINT_KEY), self.collaborators.backbone
+        if saved is None:
+            msg = f"Expected a checkpoint of {type(self).__name__}, but got one without '{CHECKPOINT_KEY}'."
+            raise ValueError(msg)
+        if saved["fingerprint"] != backbone.fingerprint:
+            msg = (
+                f"Expected a checkpoint made with the weights of this model's backbone ({backbone.name}, "
+                f"pretrained={backbone.pretrained!r}), but got one made with other weights of {saved['backbone']}. "
+                "Pass the same backbone and pretrained as when it was saved."
+            )
+            raise ValueError(msg)
+        self.model.texts.replace(saved["class_names"], checkpoint["state_dict"]["model.texts.embeddings"])
+        self._resize_post_processor()
+
+    @property
+    def _datamodule(self) -> Any:
+        """The trainer's datamodule; None without a trainer, or where dataloaders were passed."""
+        return getattr(self._trainer, "datamodule", None)
+
+    def _score(self, batch: Batch) -> Batch:
+        predictions = self.model(batch.image, self.class_index(batch))
+        return batch.update(**predictions._asdict())
+
+    def _indices(self, names: Sequence[str]) -> list[int]:
+        """Index of each class; text vectors of new ones are computed."""
+        known = self.class_names
+        for name in dict.fromkeys(names):
+            if name not in known:
+                if name == UNNAMED and self.class_name is None:
+                    logger.info("No class name given and none known to the datamodule: the prompts say %r.", UNNAMED)
+                self.model.texts.add(name, self.collaborators.text_engine.text_embeddings(name))
+                self._resize_post_processor()
+        return [known.index(name) for name in names]
+
+    def _resize_post_processor(self) -> None:
+        if isinstance(self.post_processor, CategoryPostProcessor):
+            self.post_processor.resize(max(1, len(self.class_names)))
+
+
+def make_pre_processor(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> PreProcessor:
+    """Bicubic resize to ``size`` (height, width), whatever the aspect ratio, and normalisation."""
+    resize = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return PreProcessor(transform=Compose([resize, Normalize(mean=list(mean), std=list(std))]))
+
+
+def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> tuple[int, int]:
+    """Height and width of the input from what the user gave; ``None`` stands for the backbone's own.
+
+    Raises:
+        ValueError: If the patch size does not divide it.
+    """
+    if image_size is None:
+        return backbone.image_size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    patch_grid(backbone.model.visual, (height, width))
+    return height, width
+
+
+def resolve_sigma(sigma: float | None, size: tuple[int, int]) -> float:
+    """Standard deviation of the blur in pixels; ``None`` stands for the paper's, scaled to the input."""
+    return _PAPER_SIGMA * min(size) if sigma is None else sigma
+
+
+def warn_of_stand_in(backbone: Backbone) -> None:
+    """Say that an embedded model is no detector for real products."""
+    if backbone.name in EMBEDDED:
+        logger.warning(
+            "%s is a small stand-in for tests and first contact. For real products choose a backbone such as "
+            "ViT-B-16-plus-240 (weights laion400m_e31 from the network, or a local file as `pretrained`).",
+            backbone.name,
+        )

@@ -1,0 +1,83 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training batches whose order survives a restart and does not depend on the number of processes."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+
+class ResumableSampler(DistributedSampler):
+    """torch's distributed sampler, for one process too, that can begin in the middle of an epoch.
+
+    The order of an epoch is a function of the seed and the epoch's number alone: a run that was killed continues with
+    the images that an uninterrupted one would see. Two processes with batches of b see in each step the images that
+    one process sees with batches of 2b; only where they do not come out even does torch repeat some in the last step.
+    Lightning tells the epoch, and leaves a distributed sampler as it is.
+    """
+
+    _first_epoch = 0
+    _first_item = 0
+
+    def start_at(self, epoch: int, item: int) -> None:
+        """Begin with this epoch, and in it with this item of the process; later epochs are whole."""
+        self._first_epoch, self._first_item = epoch, item
+        self.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(super().__iter__())
+        return iter(order[self._first_item :] if self.epoch == self._first_epoch else order)
+
+
+class ResumableLoader(DataLoader):
+    """A dataloader that Lightning knows to be resumable; the state is in the trainer's own progress."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the sampler is placed when the loader is made."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing, see :meth:`state_dict`."""
+
+
+def training_loader(
+    dataset: Dataset, trainer: Trainer | None, *, shuffle: bool, batch_size: int, **kwargs: Any
+) -> ResumableLoader:
+    """Make the dataloader of a fit, placed where the trainer resumes.
+
+    The seed is that of Lightning's ``seed_everything``, else 0.
+
+    Args:
+        dataset: Images to train on.
+        trainer: The trainer that fits, ``None`` outside of one.
+        shuffle: Whether each epoch has an order of its own; otherwise all have the dataset's.
+        batch_size: Images in a batch of one process.
+        **kwargs: Further arguments of ``DataLoader``.
+    """
+    sampler = ResumableSampler(
+        dataset,
+        num_replicas=1 if trainer is None else trainer.world_size,
+        rank=0 if trainer is None else trainer.global_rank,
+        shuffle=shuffle,
+        seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+    )
+    if trainer is not None:
+        epoch, batches = _resume_point(trainer)
+        sampler.start_at(epoch, batches * batch_size)
+    return ResumableLoader(dataset, sampler=sampler, batch_size=batch_size, **kwargs)
+
+
+def _resume_point(trainer: Trainer) -> tuple[int, int]:
+    """Epoch and batches of it already trained on, as far as the trainer's restored progress tells; (0, 0) at first.
+
+    Lightning tells the sampler the epoch only after worker processes have asked for the first batches.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+    if not batches.is_last_batch:
+        return epochs.processed, batches.current.processed
+    # The checkpoint is from the end of an epoch, before or after that was counted.
+    return max(epochs.processed, epochs.ready), 0

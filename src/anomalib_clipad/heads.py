@@ -1,0 +1,73 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The only trained part of SDP+: one linear head for each tapped layer, from vision width to joint embedding space."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LinearHeads(nn.Module):
+    """Linear heads of SDP+ (CLIP-AD, https://arxiv.org/abs/2311.00453).
+
+    They read the original path before CLIP's own last norm and projection, which they replace for patches. The names
+    in the state dict, ``fc.{i}.weight`` (C, D) and ``fc.{i}.bias`` (C,), are those of the authors' files.
+
+    Args:
+        width: Width D of the vision tower's tokens.
+        embed_dim: Dimension C of the joint embedding space.
+        num_layers: Number L of tapped layers.
+
+    Raises:
+        ValueError: If an argument is not positive.
+
+    Example:
+        >>> import torch
+        >>> heads = LinearHeads(width=32, embed_dim=24, num_layers=2)
+        >>> [layer.shape for layer in heads([torch.randn(1, 1 + 16, 32)] * 2)]
+        [torch.Size([1, 16, 24]), torch.Size([1, 16, 24])]
+    """
+
+    def __init__(self, width: int, embed_dim: int, num_layers: int = 4) -> None:
+        super().__init__()
+        for name, value in (("width", width), ("embed_dim", embed_dim), ("num_layers", num_layers)):
+            if value < 1:
+                msg = f"Expected {name} to be a positive number, but got {value}. Take it from the backbone and layers."
+                raise ValueError(msg)
+        self.width = width
+        self.embed_dim = embed_dim
+        self.fc = nn.ModuleList(nn.Linear(width, embed_dim) for _ in range(num_layers))
+
+    @property
+    def num_layers(self) -> int:
+        """Number L of tapped layers."""
+        return len(self.fc)
+
+    def forward(self, original: Sequence[Tensor]) -> list[Tensor]:
+        """Embed the patches of every tapped layer.
+
+        Args:
+            original: Tokens of the original path, class token first, ``(B, 1 + N, D)`` for each of the L layers, see
+                :class:`~anomalib_clipad.clip.surgery.SurgeryTokens`. Outside autocast they are converted to the
+                heads' precision, so that a tower in half precision goes with heads in float32.
+
+        Returns:
+            Patch embeddings of unit length, ``(B, N, C)`` for each layer, in float32.
+
+        Raises:
+            ValueError: If the number of layers or the width of the tokens is not that of the heads.
+        """
+        widths = [tokens.shape[-1] for tokens in original]
+        if widths != [self.width] * self.num_layers:
+            msg = (
+                f"Expected original tokens to be those of {self.num_layers} layers of width {self.width}, "
+                f"but got {len(widths)} layers of widths {widths}. Use heads made for this backbone and these layers."
+            )
+            raise ValueError(msg)
+        precision = next(self.parameters()).dtype
+        # Under autocast the products come in half precision, too little for lengths and for cosines times 100.
+        return [
+            functional.normalize(fc(tokens[:, 1:].to(precision)).float(), dim=-1)
+            for fc, tokens in zip(self.fc, original, strict=True)
+        ]
