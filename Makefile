@@ -5,7 +5,7 @@ VENV := .venv
 # open_clip 2.24, the oldest line supported and the one on which the host's own WinCLIP is right.
 VENV_OPENCLIP2 := .venv-openclip2
 
-QUICKSTART ?= $(VENV)/bin/anomalib test --config configs/quickstart.yaml
+QUICKSTART ?= $(VENV)/bin/python -m anomalib_clipad.quickstart
 # What runs a second time, on open_clip 2.24.
 OPENCLIP2_TESTS ?= tests/unit -m "not slow"
 WORKERS ?= 2
@@ -26,10 +26,8 @@ PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
 
-quickstart: $(READY) ## run SDP on synthetic products with the model that ships with the package
+quickstart: $(READY) ## run SDP and SDP+ on synthetic products with the model that ships with the package
 	$(QUICKSTART)
-	@echo "Pictures of each test image: results/SDP/SyntheticDefects/latest/images/"
-	@echo "Metrics of each category:    results/SDP/SyntheticDefects/latest/metrics_per_category.csv"
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
 

@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from anomalib_clipad.clip import embedded
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
 from anomalib_clipad.clip.surgery import SurgeryTokens, Taps, normalise_layers
@@ -40,6 +41,9 @@ from anomalib_clipad.token_cache import CachePlace, TokenBatch, cache_tokens
 from anomalib_clipad.torch_model import SDPModel, SDPPlusModel
 
 logger = logging.getLogger(__name__)
+
+EMBEDDED_HEADS = "embedded"
+"""Stands for the heads that ship with an embedded backbone."""
 
 HEADS_FILE = "heads.safetensors"
 """Name of the file of trained heads in the results folder."""
@@ -149,7 +153,8 @@ class SDPPlus(ClipModule, AnomalibModule):
     Args:
         backbone: As in :class:`SDP`.
         pretrained: As in :class:`SDP`.
-        heads: File of trained heads: a ``.safetensors`` file of this package, a checkpoint, or an authors' file.
+        heads: File of trained heads: a ``.safetensors`` file of this package, a checkpoint, or an authors' file;
+            ``"embedded"`` for those that ship with ``clipad-tiny``.
         class_name: As in :class:`SDP`.
         prompts: As in :class:`SDP`.
         strategy: As in :class:`SDP`.
@@ -409,8 +414,9 @@ def _make_heads(
 ) -> tuple[LinearHeads, HeadsMetadata | None]:
     """Read heads from a file and check them, or make new ones from the seed."""
     if path is not None:
-        heads, metadata = load_heads(path)
-        check_heads(heads, metadata, backbone, layers, taps, path)
+        file = embedded.heads_file(backbone.name) if path == EMBEDDED_HEADS else Path(path)
+        heads, metadata = load_heads(file)
+        check_heads(heads, metadata, backbone, layers, taps, file)
         return heads, metadata
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

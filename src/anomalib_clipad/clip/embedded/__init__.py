@@ -22,6 +22,22 @@ def config(name: str) -> dict[str, Any]:
     return settings
 
 
+def heads_file(name: str) -> Path:
+    """File of SDP+ heads that ship with a model.
+
+    Raises:
+        ValueError: If the model has none.
+    """
+    path = _FOLDER / f"{name}-heads.safetensors"
+    if not path.is_file():
+        msg = (
+            f"Expected heads that ship with the package to be for one of {', '.join(NAMES)}, but got {name!r}. "
+            "Give a file of heads, or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
+        )
+        raise ValueError(msg)
+    return path
+
+
 def state_dict(name: str) -> dict[str, Tensor]:
     """Weights of an embedded model, float32.
 
