@@ -13,7 +13,7 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -253,7 +253,7 @@ class SDPPlus(ClipModule, AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Return the host's components, and a checkpoint to resume from after each epoch."""
         resume = ModelCheckpoint(filename="resume", save_on_train_epoch_end=True, enable_version_counter=False)
-        return [*super().configure_callbacks(), *([] if self.has_heads else [resume])]
+        return [*super().configure_callbacks(), *([] if self.has_heads else [resume, _DropCache()])]
 
     def train(self, mode: bool = True) -> "SDPPlus":
         """Set the mode of all but the frozen tower, which Lightning would put in training mode too."""
@@ -330,11 +330,6 @@ class SDPPlus(ClipModule, AnomalibModule):
             path = save_heads(Path(self.trainer.default_root_dir) / HEADS_FILE, self.model.heads, self.heads_metadata)
             logger.info("Heads: %s", path)
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Give the images back to the datamodule."""
-        del exception
-        self._drop_cache()
-
     def on_test_start(self) -> None:
         """Refuse to test what was not trained.
 
@@ -407,6 +402,16 @@ class SDPPlus(ClipModule, AnomalibModule):
             steps=self.trainer.global_step,
             metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
         )
+
+
+class _DropCache(Callback):
+    """Gives the images back to the datamodule after an exception, of which Lightning tells callbacks only."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Drop the cache of SDP+."""
+        del trainer, exception
+        if isinstance(pl_module, SDPPlus):
+            pl_module._drop_cache()
 
 
 def _make_heads(

@@ -2,10 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The user's commands, typed as in the README, on small datasets in the real folder layouts."""
 
-import csv
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,50 +9,12 @@ import pytest
 from PIL import Image
 
 import layouts
+from terminal import Terminal
 
-ANOMALIB = Path(sys.executable).with_name("anomalib")
 CONFIGS = Path(__file__).parents[2] / "configs"
 METRICS = ["image_AUROC", "image_F1Max", "image_AUPR", "pixel_AUROC", "pixel_F1Max", "pixel_AUPR", "pixel_AUPRO"]
 
 pytestmark = pytest.mark.slow
-
-
-class Terminal:
-    """A folder to type commands in, without network; text vectors are cached below it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {**os.environ, "ANOMALIB_CLIPAD_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-
-    def __call__(self, *arguments: str, succeeds: bool = True) -> str:
-        """Run ``anomalib`` and return what it printed, without the line breaks that a terminal's width makes."""
-        process = subprocess.run(
-            [str(ANOMALIB), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        output = process.stdout + process.stderr
-        assert (process.returncode == 0) == succeeds, output[-6000:]
-        return " ".join(output.split())
-
-    def results(self, datamodule: str, model: str = "SDP", category: str = "") -> Path:
-        """Folder of the newest results."""
-        return self.folder / "results" / model / datamodule / category / "latest"
-
-    def table(self, *place: str) -> dict[str, dict[str, str]]:
-        """Rows of the table of metrics by category."""
-        with (self.results(*place) / "metrics_per_category.csv").open() as file:
-            return {row["category"]: row for row in csv.DictReader(file)}
-
-
-@pytest.fixture
-def anomalib(tmp_path: Path) -> Terminal:
-    """A terminal in an empty folder."""
-    return Terminal(tmp_path)
-
 
 SDP = ("--model", "anomalib_clipad.SDP")
 IN_PROCESS = ("--data.num_workers", "0")

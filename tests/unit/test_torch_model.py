@@ -1,11 +1,13 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""SDP's torch model, against the golden tensors of the reference implementation."""
+"""The torch models of SDP and SDP+, against the golden tensors of the reference implementation."""
 
 import pytest
 import torch
 
-from anomalib_clipad.torch_model import SDPModel
+from anomalib_clipad.clip.surgery import surgery_tokens
+from anomalib_clipad.heads import LinearHeads
+from anomalib_clipad.torch_model import SDPModel, SDPPlusModel
 
 
 @pytest.fixture
@@ -74,3 +76,113 @@ def test_without_a_class_there_is_nothing_to_compare_with(tiny_clip, tiny_images
 def test_refuses_layers_that_the_tower_does_not_have(tiny_clip):
     with pytest.raises(ValueError, match=r"Valid layers are 1 to 4"):
         SDPModel(tiny_clip.visual, layers=[5])
+
+
+def golden_plus(golden, **arguments) -> SDPPlusModel:
+    """SDP+ with the heads that the reference implementation used."""
+    tensors = golden.tensors
+    state = {key.removeprefix("head/"): value for key, value in tensors.items() if key.startswith("head/")}
+    embed_dim, width = state["fc.0.weight"].shape
+    heads = LinearHeads(width, embed_dim, len(golden.layers))
+    heads.load_state_dict(state)
+    model = SDPPlusModel(golden.model.visual, heads, golden.layers, **arguments)
+    model.texts.add("object", tensors["text"])
+    return model
+
+
+@pytest.fixture
+def plus(tiny_clip) -> SDPPlusModel:
+    """SDP+ of two classes over a tiny tower."""
+    generator = torch.Generator().manual_seed(0)
+    heads = LinearHeads(32, 24)
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    model = SDPPlusModel(tiny_clip.visual, heads, sigma=1)
+    for name in ("nut", "bolt"):
+        model.texts.add(name, torch.nn.functional.normalize(torch.randn(24, 2, generator=generator), dim=0))
+    return model
+
+
+class TestSDPPlus:
+    @pytest.mark.parametrize("sigma", [8, 2])
+    def test_matches_the_reference_implementation(self, golden, sigma):
+        with torch.no_grad():
+            result = golden_plus(golden, sigma=sigma)(golden.tensors["image"])
+
+        # The reference adds four maps in [0, 1] and four in [-1, 1]; here their sum is mapped into [0, 1].
+        expected_map = (golden.tensors[f"sdp_plus_map_sigma{sigma}"] + 4) / 12
+        torch.testing.assert_close(result.anomaly_map, expected_map, atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.pred_score, golden.tensors["class_token_probability"], atol=1e-4, rtol=0)
+
+    def test_what_is_trained_matches_the_reference_implementation(self, golden):
+        model, image = golden_plus(golden), golden.tensors["image"]
+
+        tapped = model.tapped_tokens(image)
+        index = torch.zeros(len(image), dtype=torch.long)
+        logits = model.logit_maps(tapped.original, tapped.grid, tuple(image.shape[-2:]), index)
+
+        torch.testing.assert_close(torch.stack(logits).sigmoid(), golden.tensors["head_maps"], atol=1e-4, rtol=0)
+        assert all(layer.requires_grad for layer in logits)
+        assert not any(tokens.requires_grad for tokens in tapped.original)
+
+    def test_taps_of_the_other_kind_do_not_match(self, golden):
+        with torch.no_grad():
+            result = golden_plus(golden, taps="block")(golden.tensors["image"])
+        assert (result.anomaly_map - (golden.tensors["sdp_plus_map_sigma8"] + 4) / 12).abs().max() > 1e-3
+
+    def test_trains_on_the_tokens_that_it_scores(self, plus, tiny_images):
+        every = surgery_tokens(plus.visual, tiny_images)
+
+        tapped = plus.tapped_tokens(tiny_images)
+
+        torch.testing.assert_close(tapped.original, every.original)
+        assert (tapped.surgery, tapped.layers, tapped.grid) == ([], every.layers, every.grid)
+
+    def test_weight_of_the_heads(self, plus, tiny_images):
+        sdp = SDPModel(plus.visual, sigma=1)
+        sdp.texts.replace(plus.texts.names, plus.texts.embeddings)
+        with_heads = plus(tiny_images)
+
+        plus.head_weight = 0
+        without = plus(tiny_images)
+
+        torch.testing.assert_close(without.anomaly_map, sdp(tiny_images).anomaly_map)
+        torch.testing.assert_close(without.pred_score, with_heads.pred_score)
+        assert (with_heads.anomaly_map - without.anomaly_map).abs().max() > 0.01
+
+    def test_each_image_is_compared_with_its_own_class(self, plus, tiny_images):
+        mixed = plus(tiny_images, torch.tensor([1, 0]))
+
+        torch.testing.assert_close(mixed.anomaly_map[:1], plus(tiny_images[:1], torch.tensor([1])).anomaly_map)
+        torch.testing.assert_close(mixed.anomaly_map[1:], plus(tiny_images[1:]).anomaly_map)
+        assert not torch.allclose(mixed.anomaly_map[0], plus(tiny_images).anomaly_map[0])
+
+    def test_outputs_lie_in_the_unit_interval_at_other_and_oblong_sizes(self, plus):
+        result = plus(torch.randn(1, 3, 40, 64, generator=torch.Generator().manual_seed(0)))
+
+        assert result.anomaly_map.shape == (1, 40, 64)
+        for values in (result.anomaly_map, result.pred_score):
+            assert values.min() >= 0
+            assert values.max() <= 1
+
+    def test_float32_under_autocast(self, plus, tiny_images):
+        index = torch.tensor([0, 1])
+        exact = plus(tiny_images, index).anomaly_map
+        with torch.autocast("cpu", torch.bfloat16):
+            result = plus(tiny_images, index).anomaly_map
+            tapped = plus.tapped_tokens(tiny_images)
+            logits = plus.logit_maps(tapped.original, tapped.grid, (32, 32), index)
+
+        assert {tensor.dtype for tensor in (result, *logits)} == {torch.float32}
+        # A cosine's rounding of 2e-3 is multiplied by 100 before the heads' sigmoid.
+        assert 0 < (result - exact).abs().mean() < 0.02
+
+    def test_without_a_class_there_is_nothing_to_compare_with(self, tiny_clip, tiny_images):
+        with pytest.raises(RuntimeError, match="Expected text embeddings of at least one class, but got none"):
+            SDPPlusModel(tiny_clip.visual, LinearHeads(32, 24))(tiny_images)
+
+    def test_refuses_heads_of_another_number(self, tiny_clip, tiny_images):
+        model = SDPPlusModel(tiny_clip.visual, LinearHeads(32, 24, num_layers=3))
+        model.texts.add("nut", torch.randn(24, 2))
+        with pytest.raises(ValueError, match="those of 3 layers of width 32, but got 4 layers"):
+            model(tiny_images)

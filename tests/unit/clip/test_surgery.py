@@ -164,6 +164,25 @@ def test_nothing_is_computed_that_no_tapped_layer_needs(
     assert queries.count(16) == surgery  # patches alone, from the start of the stage
 
 
+@pytest.mark.parametrize("taps", ["reference", "block"])
+def test_original_path_alone(tiny_clip, tiny_images, monkeypatch, taps):
+    both = surgery_tokens(tiny_clip.visual, tiny_images, [2, 4], taps)
+    queries = []
+    attend = functional.scaled_dot_product_attention
+
+    def spy(query, key, value):
+        queries.append(query.shape[2])
+        return attend(query, key, value)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    alone = surgery_tokens(tiny_clip.visual, tiny_images, [2, 4], taps, original_only=True)
+
+    assert alone.surgery == []
+    assert (alone.layers, alone.grid) == (both.layers, both.grid)
+    assert all(torch.equal(*tokens) for tokens in zip(alone.original, both.original, strict=True))
+    assert queries == [17] * 4  # class token and 16 patches; none from patches alone
+
+
 def test_model_is_unchanged(make_tiny_clip, tiny_images):
     model = make_tiny_clip()
     before, weights = model.encode_image(tiny_images), {k: v.clone() for k, v in model.state_dict().items()}

@@ -1,0 +1,41 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's claim for SDP+: trained heads align the patches of a CLIP that has not aligned them itself.
+
+The tower has random weights (seed 0 of the backbone), so that SDP is at chance level; heads trained on the synthetic
+training categories (seed 42) must find defects on held-out ones. AUPRO tells, since pixel AUROC already rewards knowing
+where the object is. Measured with this recipe: 0.47 against 0.11.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.engine import Engine
+
+from anomalib_clipad import SDP, SDPPlus, SyntheticDefects
+
+pytestmark = pytest.mark.slow
+
+
+def make_data(folder: Path) -> SyntheticDefects:
+    """Eight held-out categories, and 16 others to train on, of 18 images each at the input size of the tower."""
+    return SyntheticDefects(
+        folder / "data", image_size=120, n_train=1, n_test_good=6, n_test_per_defect=1, num_workers=0
+    )
+
+
+def test_heads_beat_sdp_on_a_clip_whose_patches_are_not_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    settings = {"pretrained": "random", "cache_dir": False, "visualizer": False}
+    plus = SDPPlus(epochs=5, learning_rate=1e-3, seed=42, cache="memory", **settings)
+    engine = Engine(default_root_dir=tmp_path / "plus", logger=False, enable_progress_bar=False)
+
+    [with_heads] = engine.train(plus, datamodule=make_data(tmp_path))
+    [without] = Engine(default_root_dir=tmp_path / "sdp", logger=False).test(
+        SDP(**settings), datamodule=make_data(tmp_path)
+    )
+
+    assert torch.equal(plus.model.visual.proj, SDP(**settings).model.visual.proj)  # the same tower
+    assert without["pixel_AUPRO"] < 0.3
+    assert with_heads["pixel_AUPRO"] > without["pixel_AUPRO"] + 0.15

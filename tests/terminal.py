@@ -1,0 +1,42 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""A terminal in which commands are typed as a user does."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ANOMALIB = Path(sys.executable).with_name("anomalib")
+
+
+class Terminal:
+    """A folder to type commands in, without network; text vectors are cached below it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "ANOMALIB_CLIPAD_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+
+    def __call__(self, *arguments: str, succeeds: bool = True) -> str:
+        """Run ``anomalib`` and return what it printed, without the line breaks that a terminal's width makes."""
+        process = subprocess.run(
+            [str(ANOMALIB), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output = process.stdout + process.stderr
+        assert (process.returncode == 0) == succeeds, output[-6000:]
+        return " ".join(output.split())
+
+    def results(self, datamodule: str, model: str = "SDP", category: str = "") -> Path:
+        """Folder of the newest results."""
+        return self.folder / "results" / model / datamodule / category / "latest"
+
+    def table(self, *place: str) -> dict[str, dict[str, str]]:
+        """Rows of the table of metrics by category."""
+        with (self.results(*place) / "metrics_per_category.csv").open() as file:
+            return {row["category"]: row for row in csv.DictReader(file)}
