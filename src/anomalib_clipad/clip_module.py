@@ -7,12 +7,13 @@ A mixin, because the host finds models by name among the direct subclasses of ``
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from anomalib.data import Batch, ImageBatch, InferenceBatch
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
@@ -104,6 +105,8 @@ class ClipModule(_Base):
     def setup(self, stage: str) -> None:
         """Make the classes known that a datamodule, or the user, names beforehand."""
         del stage
+        if self.trainer.world_size > 1:
+            _share_results_folder(self.trainer)
         if self.class_name is not None:
             self._indices([self.class_name])
         else:
@@ -218,6 +221,21 @@ class ClipModule(_Base):
     def _resize_post_processor(self) -> None:
         if isinstance(self.post_processor, CategoryPostProcessor):
             self.post_processor.resize(max(1, len(self.class_names)))
+
+
+def _share_results_folder(trainer: Trainer) -> None:
+    """Let all processes use the results folder of the first; the host's engine has made one for each."""
+    own = Path(trainer.default_root_dir)
+    shared = Path(trainer.strategy.broadcast(str(own)))
+    if own == shared:
+        return
+    cast("Any", trainer)._default_root_dir = str(shared)  # it has no setter
+    latest = own.parent / "latest"
+    if latest.is_symlink() and latest.resolve() == own.resolve():
+        latest.unlink()
+        latest.symlink_to(shared, target_is_directory=True)
+    if own.is_dir() and not any(own.iterdir()):
+        own.rmdir()
 
 
 def make_pre_processor(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> PreProcessor:

@@ -238,6 +238,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.learning_rate, self.epochs, self.seed = learning_rate, epochs, seed
         self.cache, self.validate_every_epoch = cache, validate_every_epoch
         self._uncached: Any = None
+        self._resumed_from: Any = None
         self.strict_loading = False  # a checkpoint lacks the frozen CLIP
         warn_of_stand_in(clip)
 
@@ -282,6 +283,7 @@ class SDPPlus(ClipModule, AnomalibModule):
             ValueError: If there are no labelled training images, or masks are not as they must be.
         """
         datamodule = self._datamodule
+        self._resumed_from = self.trainer.ckpt_path
         require_labelled_training_data(datamodule)
         if self.cache is not None:
             self._uncached = datamodule.train_data
@@ -358,6 +360,12 @@ class SDPPlus(ClipModule, AnomalibModule):
         Raises:
             ValueError: If they do not, or the checkpoint is of another model.
         """
+        function = None if self._trainer is None else self.trainer.state.fn
+        if function == TrainerFn.TESTING and self._resumed_from and self.trainer.ckpt_path == self._resumed_from:
+            # The host's train tests with the checkpoint that it resumed from: what was trained since is newer.
+            self._resumed_from = None
+            checkpoint["state_dict"] = self.state_dict()
+            return
         super().on_load_checkpoint(checkpoint)
         encoded = checkpoint[CHECKPOINT_KEY].get(CHECKPOINT_METADATA)
         if encoded is None:
@@ -366,7 +374,8 @@ class SDPPlus(ClipModule, AnomalibModule):
         metadata = HeadsMetadata.decode(encoded)
         clip = self.collaborators.backbone
         check_heads(self.model.heads, metadata, clip, self.model.layers, self.model.taps, "the checkpoint")
-        self.heads_metadata, self.has_heads = metadata, True
+        if function != TrainerFn.FITTING:  # heads that are trained further are described anew
+            self.heads_metadata, self.has_heads = metadata, True
 
     def _tap(self, batch: ImageBatch) -> SurgeryTokens:
         """Tokens of a batch that comes straight from the dataset."""
