@@ -114,6 +114,7 @@ def test_prompts_of_ones_own_from_a_file(anomalib: Terminal) -> None:
     )
 
     assert "Error" not in output
+    assert len(list((anomalib.folder / "results").rglob("images/**/*.png"))) == 2
 
 
 def test_paper_configs_are_valid_and_name_what_to_do_without_network(anomalib: Terminal) -> None:
