@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from anomalib.data import ImageBatch
@@ -21,6 +21,7 @@ from torch import distributed
 from torchmetrics import Metric
 
 from anomalib_clipad import rank_metrics
+from anomalib_clipad.binned_pixels import BinnedPixels
 from anomalib_clipad.category_buffer import CategoryBuffer, Columns
 from anomalib_clipad.data.categories import image_categories
 from anomalib_clipad.metrics_report import MetricsReport
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 SINGLE_CATEGORY = "all"
 """Name of the only row where neither the datamodule nor the paths tell a category."""
+
+_PIXEL_FIELDS = ("anomaly_map", "gt_mask")
+
+_CURVE_FUNCTIONS = {AUROC: rank_metrics.auroc, AUPR: rank_metrics.aupr, F1Max: rank_metrics.f1_max}
 
 
 def default_metrics(pixel_metrics: bool = True) -> list[AnomalibMetric]:
@@ -64,9 +69,11 @@ class CategoryEvaluator(Evaluator):
         compute_on_cpu: Keep the states of validation metrics in main memory. Test metrics always are.
         pixel_metrics: Whether the default test metrics include those of pixels.
         pooled: Log each test metric over all images of all categories too, as ``pooled_<name>``.
+        pixel_bins: Count pixels in so many bins of the score instead of keeping all maps: the memory of a test no
+            longer grows with the number of images. 65536 bins keep the metrics to about 1e-4. For one process only.
 
     Raises:
-        ValueError: If two test metrics have one name.
+        ValueError: If two test metrics have one name, or ``pixel_bins`` does not suit them.
 
     Example:
         >>> evaluator = CategoryEvaluator(pixel_metrics=False)
@@ -81,6 +88,7 @@ class CategoryEvaluator(Evaluator):
         compute_on_cpu: bool = True,
         pixel_metrics: bool = True,
         pooled: bool = False,
+        pixel_bins: int | None = None,
     ) -> None:
         if test_metrics is None:
             test_metrics = default_metrics(pixel_metrics)
@@ -90,9 +98,13 @@ class CategoryEvaluator(Evaluator):
             msg = f"Expected test_metrics to have distinct names, but got {names}. Give them distinct prefixes."
             raise ValueError(msg)
         self.pooled = pooled
+        self.pixel_bins = pixel_bins
+        if pixel_bins is not None:
+            self._check_binned()
         self.fields = sorted({field for metric in self.test_metrics for field in metric.fields})
         self.report = MetricsReport(names)
         self._waiting: dict[str, CategoryBuffer] = {}
+        self._pixels: dict[str, BinnedPixels] = {}
         self._done: list[CategoryBuffer] = []  # kept only for the pooled metrics
         self._expected: Counter[str] = Counter()
 
@@ -100,7 +112,14 @@ class CategoryEvaluator(Evaluator):
         """Forget earlier tests and count the images of each category that are to come."""
         del pl_module
         self.report = MetricsReport(self.report.metrics)
-        self._waiting, self._done, self._expected = {}, [], Counter()
+        self._waiting, self._done, self._expected, self._pixels = {}, [], Counter(), {}
+        if self.pixel_bins is not None and _is_distributed():
+            msg = (
+                "Expected one process with pixel_bins, but got "
+                f"{distributed.get_world_size()}: the images that the sampler repeats could not be told apart. Test on "
+                "one device, or leave pixel_bins out."
+            )
+            raise RuntimeError(msg)
         if not _is_distributed():
             dataset = getattr(trainer.test_dataloaders, "dataset", None)
             samples = getattr(dataset, "samples", None)
@@ -125,6 +144,11 @@ class CategoryEvaluator(Evaluator):
             rows = [row for row, name in enumerate(categories) if name == category]
             values = {field: getattr(batch, field, None) for field in self.fields}
             columns = {field: None if value is None else value[rows] for field, value in values.items()}
+            if self.pixel_bins is not None:
+                pixels = self._pixels.setdefault(category, BinnedPixels(self.pixel_bins))
+                maps, masks = (columns.pop(field, None) for field in _PIXEL_FIELDS)
+                if maps is not None and masks is not None:
+                    pixels.update(maps, masks)
             buffer = self._waiting.setdefault(category, CategoryBuffer())
             buffer.append(columns, [paths[row] for row in rows])
             if len(buffer) == self._expected.get(category):
@@ -140,7 +164,8 @@ class CategoryEvaluator(Evaluator):
             self._finish(category)
         if self.pooled and self._done:
             everything = CategoryBuffer.merge(self._done)
-            self.report.pooled = self._evaluate(everything.joined(), "all categories")
+            pixels = None if self.pixel_bins is None else BinnedPixels.merged(list(self._pixels.values()))
+            self.report.pooled = self._evaluate(everything.joined(), "all categories", pixels)
             self._done = []
         for name, value in self.report.to_log().items():
             self._log_value(trainer, name, value)
@@ -151,11 +176,29 @@ class CategoryEvaluator(Evaluator):
     def _finish(self, category: str) -> None:
         """Evaluate a complete category and let go of its maps, unless they are pooled later."""
         buffer = self._waiting.pop(category)
-        self.report.add(category, len(buffer), self._evaluate(buffer.joined(), f"category {category!r}"))
+        pixels = self._pixels.get(category)
+        self.report.add(category, len(buffer), self._evaluate(buffer.joined(), f"category {category!r}", pixels))
         if self.pooled:
             self._done.append(buffer)
 
-    def _evaluate(self, columns: Columns, what: str) -> dict[str, float]:
+    def _check_binned(self) -> None:
+        """Refuse what cannot be computed from counts of pixels."""
+        BinnedPixels(cast("int", self.pixel_bins))
+        for metric in self.test_metrics:
+            fields = tuple(metric.fields)
+            if fields != _PIXEL_FIELDS and set(fields) & set(_PIXEL_FIELDS):
+                reason = f"the fields {list(fields)}"
+            elif fields == _PIXEL_FIELDS and not _reads_a_rank_curve(metric):
+                reason = f"a {type(metric).__name__} of its own kind"
+            else:
+                continue
+            msg = (
+                f"Expected the pixel metrics to be the default ones with pixel_bins, but got {metric.name} with "
+                f"{reason}. Leave the metric or pixel_bins out."
+            )
+            raise ValueError(msg)
+
+    def _evaluate(self, columns: Columns, what: str, pixels: BinnedPixels | None) -> dict[str, float]:
         """Compute all test metrics of one set of images; undefined ones are NaN and warned of once a reason."""
         data = {field: values for field, values in columns.items() if values is not None}
         curves: dict[tuple[str, ...], rank_metrics.RankCurve] = {}  # AUROC, AUPR, F1Max and AUPRO share a sort
@@ -163,9 +206,13 @@ class CategoryEvaluator(Evaluator):
         undefined: dict[str, list[str]] = {}
         for metric in self.test_metrics:
             fields = tuple(metric.fields)
-            if (reason := _why_undefined(fields, data)) is not None:
+            binned = pixels if fields == _PIXEL_FIELDS else None
+            reason = _why_undefined(fields, data) if binned is None else _why_uncounted(binned)
+            if reason is not None:
                 undefined.setdefault(reason, []).append(metric.name)
                 values[metric.name] = float("nan")
+            elif binned is not None:
+                values[metric.name] = _from_counts(metric, binned)
             elif _reads_a_rank_curve(metric):
                 if fields not in curves:
                     curves[fields] = rank_metrics.RankCurve.from_scores(data[fields[0]], data[fields[1]])
@@ -215,6 +262,16 @@ def _why_undefined(fields: tuple[str, ...], data: dict[str, torch.Tensor]) -> st
     return None
 
 
+def _why_uncounted(pixels: BinnedPixels) -> str | None:
+    """Say why pixel metrics have no value, as :func:`_why_undefined` does."""
+    normal, anomalous = pixels.normal.any(), pixels.anomalous.any()
+    if not normal and not anomalous:
+        return "images without gt_mask"
+    if not normal or not anomalous:
+        return f"gt_mask marks {'normal' if normal else 'anomalous'} samples only"
+    return None if pixels.finite else "anomaly_map is not finite everywhere"
+
+
 def _reads_a_rank_curve(metric: AnomalibMetric) -> bool:
     """Whether a metric is exactly one of the host's four, without options that change its value."""
     if type(metric) in {AUROC, AUPR}:
@@ -222,11 +279,16 @@ def _reads_a_rank_curve(metric: AnomalibMetric) -> bool:
     return type(metric) in {F1Max, AUPRO}
 
 
+def _from_counts(metric: AnomalibMetric, pixels: BinnedPixels) -> float:
+    if isinstance(metric, AUPRO):
+        return pixels.aupro(float(metric.fpr_limit))
+    return _CURVE_FUNCTIONS[type(metric)](pixels.curve())
+
+
 def _from_curve(metric: AnomalibMetric, curve: rank_metrics.RankCurve, ground_truth: torch.Tensor) -> float:
     if isinstance(metric, AUPRO):
         return rank_metrics.aupro(curve, ground_truth, fpr_limit=float(metric.fpr_limit))
-    functions = {AUROC: rank_metrics.auroc, AUPR: rank_metrics.aupr, F1Max: rank_metrics.f1_max}
-    return functions[type(metric)](curve)
+    return _CURVE_FUNCTIONS[type(metric)](curve)
 
 
 def _by_the_host(metric: AnomalibMetric, data: dict[str, torch.Tensor]) -> float:

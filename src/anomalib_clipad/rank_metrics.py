@@ -60,6 +60,28 @@ class RankCurve:
             position=unique.size - 1 - position.ravel(),
         )
 
+    @classmethod
+    def from_counts(cls, normal: NDArray[np.int64], anomalous: NDArray[np.int64]) -> "RankCurve":
+        """Make the curve of scores in T bins, ascending, from how many samples of each class (T,) lie in each.
+
+        Raises:
+            ValueError: If not both classes are present.
+        """
+        if not normal.any() or not anomalous.any():
+            msg = (
+                "Expected the counts to hold both normal and anomalous samples, but got "
+                f"{normal.sum()} normal and {anomalous.sum()} anomalous. Leave such a category out."
+            )
+            raise ValueError(msg)
+        occupied = np.flatnonzero(anomalous)[::-1]
+        return cls(
+            anomalous=anomalous[occupied],
+            normal_above=normal.sum() - np.cumsum(normal)[occupied],
+            normal_ties=normal[occupied],
+            n_normal=int(normal.sum()),
+            position=np.repeat(np.arange(occupied.size), anomalous[occupied]),
+        )
+
 
 def auroc(curve: RankCurve) -> float:
     """Area under the ROC curve: the share of (anomalous, normal) pairs in the right order, ties counting half."""
@@ -90,13 +112,29 @@ def aupro(curve: RankCurve, masks: torch.Tensor, fpr_limit: float) -> float:
     Returns:
         The area, interpolated linearly at the limit.
     """
-    masks = masks.detach().cpu().bool()
+    weights, n_regions = overlap_weights(masks)
+    overlap = np.bincount(curve.position, weights=weights, minlength=len(curve.anomalous)) / n_regions
+    return area_under_pro(curve, np.cumsum(overlap), fpr_limit)
+
+
+def overlap_weights(masks: torch.Tensor) -> tuple[NDArray[np.float64], int]:
+    """What each anomalous pixel adds to the overlap of its region, the inverse of the region's size.
+
+    Args:
+        masks: (B, H, W) or (B, 1, H, W) ground truth with at least one anomalous pixel; regions are 8-connected.
+
+    Returns:
+        (P,) weights of the anomalous pixels in their order, and the number of regions.
+    """
+    masks = masks.detach().as_subclass(torch.Tensor).cpu().bool()
     regions = connected_components_cpu(masks.reshape(-1, 1, *masks.shape[-2:]).float()).ravel()
     region = regions[masks.ravel()].numpy()  # (P,), each region of each image has a number of its own
     sizes = np.bincount(region)
-    overlap = 1.0 / (sizes[region] * np.count_nonzero(sizes))  # what each anomalous pixel adds to the mean overlap
-    pro_after = np.cumsum(np.bincount(curve.position, weights=overlap, minlength=len(curve.anomalous)))
+    return 1.0 / sizes[region], int(np.count_nonzero(sizes))
 
+
+def area_under_pro(curve: RankCurve, pro_after: NDArray[np.float64], fpr_limit: float) -> float:
+    """Area under the mean overlap (T,) of all regions at each score of the curve; see :func:`aupro`."""
     # Two points a score: before its ties, after them. Between scores the overlap stands still.
     fpr = np.stack([curve.normal_above, curve.normal_above + curve.normal_ties], axis=1).ravel() / curve.n_normal
     pro = np.stack([np.append(0.0, pro_after[:-1]), pro_after], axis=1).ravel()

@@ -207,6 +207,42 @@ def test_complete_categories_are_let_go(images: Groups, tmp_path: Path) -> None:
     assert held[-1] == 0
 
 
+@pytest.mark.parametrize("kind", ["both", "normal"])
+def test_counted_pixels_give_the_metrics_of_kept_maps(images: Groups, kind: str, tmp_path: Path) -> None:
+    everything = [image for group in images.values() for image in group] + make_images("extra", 4, kind=kind)
+    results = [
+        run(evaluator, in_batches(everything, 4), tmp_path, datamodule=Datamodule())
+        for evaluator in (CategoryEvaluator(pooled=True), CategoryEvaluator(pooled=True, pixel_bins=2**16))
+    ]
+    assert results[1] == pytest.approx(results[0], abs=1e-3)
+    assert len(results[0]) == 14
+
+
+def test_counted_pixels_are_not_kept(images: Groups, tmp_path: Path) -> None:
+    evaluator = CategoryEvaluator(pixel_bins=100)
+    for index, batch in enumerate(in_batches(images["cable"], 4)):
+        evaluator.on_test_batch_end(SimpleNamespace(datamodule=Datamodule()), None, None, batch, index)
+    assert set(evaluator._waiting["cable"].joined()) == {"gt_label", "pred_score"}
+
+
+def test_metrics_that_cannot_be_counted() -> None:
+    thresholds = AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", thresholds=10)
+    with pytest.raises(ValueError, match="with pixel_bins, but got pixel_AUROC with a AUROC of its own kind"):
+        CategoryEvaluator(test_metrics=thresholds, pixel_bins=100)
+    mixed = AUROC(fields=["anomaly_map", "gt_label"])
+    with pytest.raises(ValueError, match="Leave the metric or pixel_bins out"):
+        CategoryEvaluator(test_metrics=mixed, pixel_bins=100)
+    with pytest.raises(ValueError, match="Expected pixel_bins to be at least 2, but got 0"):
+        CategoryEvaluator(pixel_bins=0)
+
+
+def test_pixels_are_counted_in_one_process_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomalib_clipad.evaluator._is_distributed", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    with pytest.raises(RuntimeError, match="Expected one process with pixel_bins, but got 2"):
+        run(CategoryEvaluator(pixel_bins=100), [], tmp_path)
+
+
 def test_a_second_test_starts_anew(images: Groups, tmp_path: Path) -> None:
     evaluator = CategoryEvaluator()
     first = run(evaluator, in_batches(images["cable"], 4), tmp_path, datamodule=Datamodule())
