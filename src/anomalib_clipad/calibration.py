@@ -143,7 +143,7 @@ class CategoryStatistics:
         """Ranges of all images seen, and the thresholds of highest F1 where labels and masks were given."""
         unit = unit_calibration()
         probability, maximum = torch.cat(self.class_probabilities), torch.cat(self.map_maxima)
-        score_ranges = torch.stack([_usable_range(probability), _usable_range(maximum)])
+        score_ranges = torch.stack([usable_range(probability), usable_range(maximum)])
         fused = fuse(probability, maximum, score_ranges)
         labels = torch.cat(self.labels) if self.labels else torch.empty(0)
         image_threshold = best_threshold(fused, labels) if len(labels) == len(fused) else unit.image_threshold
@@ -163,7 +163,7 @@ class CategoryStatistics:
         return used[f1[used].argmax()] / (_BINS - 1)
 
 
-def _usable_range(values: Tensor) -> Tensor:
+def usable_range(values: Tensor) -> Tensor:
     """Lowest and highest of the values (M,), or the unit range where they do not differ."""
     low, high = values.aminmax()
     return torch.stack([low, high]) if high > low else torch.tensor([0.0, 1.0])

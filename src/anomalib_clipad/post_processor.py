@@ -8,9 +8,10 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from anomalib_clipad.calibration import Calibration, CategoryStatistics, fuse, fused_bounds, rescale, unit_calibration
+from anomalib_clipad.unlabelled import calibrate_unlabelled
 
 _BUFFERS = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds")
 """Attributes that hold the fields of :class:`Calibration`, stacked over classes."""
@@ -78,10 +79,53 @@ class CategoryPostProcessor(PostProcessor):
             missing = default.to(known).expand(n_classes - len(known), *default.shape)
             setattr(self, name, torch.cat([known, missing]))
 
+    def select(self, indices: list[int]) -> None:
+        """Keep the calibrations of the classes of these indices only, in this order."""
+        for name in _BUFFERS:
+            setattr(self, name, getattr(self, name)[indices].clone())
+
     def calibrate(self, index: int, calibration: Calibration) -> None:
         """Use ``calibration`` for the class of that index."""
         for name, value in zip(_BUFFERS, calibration, strict=True):
-            getattr(self, name)[index] = value
+            buffer = getattr(self, name).clone()  # which may be an inference tensor, closed to changes
+            buffer[index] = value
+            setattr(self, name, buffer)
+
+    def is_calibrated(self, index: int) -> bool:
+        """Whether the class of that index has a calibration of its own."""
+        return any(
+            not torch.equal(getattr(self, name)[index].cpu(), default)
+            for name, default in zip(_BUFFERS, unit_calibration(), strict=True)
+        )
+
+    def forget_statistics(self) -> None:
+        """Forget what was observed so far."""
+        self._statistics = {}
+
+    def observe(self, predictions: ImageBatch | InferenceBatch, class_index: Tensor) -> None:
+        """Add B raw predictions, with labels and masks where known, to the statistics of their classes (B,)."""
+        truth = [getattr(predictions, name, None) for name in ("gt_label", "gt_mask")]
+        for index in class_index.unique().tolist():
+            rows = (class_index == index).nonzero().flatten()
+            self._statistics.setdefault(index, CategoryStatistics()).update(
+                predictions.pred_score[rows],
+                predictions.anomaly_map[rows],
+                *(None if known is None else known[rows] for known in truth),
+            )
+
+    def calibrate_observed(self, class_names: list[str], *, unlabelled: bool = False) -> None:
+        """Calibrate each class that was observed, by any process, on its own statistics.
+
+        Args:
+            class_names: Names of the classes by index.
+            unlabelled: Find the thresholds without labels (:func:`~anomalib_clipad.unlabelled.calibrate_unlabelled`).
+        """
+        observed = {class_names[index]: statistics for index, statistics in self._statistics.items()}
+        for name, statistics in _gather(observed).items():
+            if name in class_names:
+                calibration = calibrate_unlabelled(statistics, name) if unlabelled else statistics.calibration()
+                self.calibrate(class_names.index(name), calibration)
+        self.forget_statistics()
 
     def forward(self, predictions: InferenceBatch, class_index: Tensor | None = None) -> InferenceBatch:
         """Post-process raw predictions.
@@ -114,31 +158,19 @@ class CategoryPostProcessor(PostProcessor):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier, perhaps interrupted, validation."""
         del trainer, pl_module
-        self._statistics = {}
+        self.forget_statistics()
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: ImageBatch, *args: Any, **kwargs: Any
     ) -> None:
         """Add a batch of raw predictions to the statistics of its categories."""
         del trainer, args, kwargs
-        class_index = _classifying(pl_module).class_index(outputs)
-        for index in class_index.unique().tolist():
-            rows = (class_index == index).nonzero().flatten()
-            self._statistics.setdefault(index, CategoryStatistics()).update(
-                outputs.pred_score[rows],
-                outputs.anomaly_map[rows],
-                None if outputs.gt_label is None else outputs.gt_label[rows],
-                None if outputs.gt_mask is None else outputs.gt_mask[rows],
-            )
+        self.observe(outputs, _classifying(pl_module).class_index(outputs))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate the categories that were validated."""
         del trainer
-        names = _classifying(pl_module).class_names
-        for name, statistics in _gather({names[index]: seen for index, seen in self._statistics.items()}).items():
-            if name in names:
-                self.calibrate(names.index(name), statistics.calibration())
-        self._statistics = {}
+        self.calibrate_observed(_classifying(pl_module).class_names)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: ImageBatch, *args: Any, **kwargs: Any
@@ -154,6 +186,21 @@ class CategoryPostProcessor(PostProcessor):
         """Calibration of each image's class, or of the first class."""
         chosen = 0 if class_index is None else class_index
         return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS))
+
+
+def require_calibratable(post_processor: nn.Module | None) -> CategoryPostProcessor:
+    """Return the post-processor if it can be calibrated.
+
+    Raises:
+        RuntimeError: If it cannot.
+    """
+    if isinstance(post_processor, CategoryPostProcessor):
+        return post_processor
+    msg = (
+        "Expected post_processor to be a CategoryPostProcessor for calibration, but got "
+        f"{type(post_processor).__name__}. Leave post_processor at its default."
+    )
+    raise RuntimeError(msg)
 
 
 def _classifying(module: LightningModule) -> ClassifyingModule:

@@ -1,0 +1,47 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds from unlabelled images, measured as docs/thresholds.md tells, on fewer images."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "unlabelled_thresholds.py"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Decisions on pools of 100 images of the held-out categories."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    recipe = ["--root", "images", "--good", "100", "--per-defect", "4"]
+    process = subprocess.run(
+        [sys.executable, str(SCRIPT), *recipe, "--sizes", "100", "--pools", "5", "--csv", "pools.csv"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-6000:]
+    assert "| images | F1 | best F1 | difference |" in process.stdout
+    return pd.read_csv(folder / "pools.csv")
+
+
+def test_the_decision_is_nearly_as_good_as_the_best_threshold_allows(measured):
+    with_anomalies = measured[measured["anomalous %"] > 0]
+
+    assert sorted(with_anomalies["anomalous %"].unique()) == [5, 10, 20, 30, 50]
+    assert with_anomalies["category"].nunique() == 8
+    assert with_anomalies["difference"].mean() < 0.1
+    assert (with_anomalies["best pixel F1"] - with_anomalies["pixel F1"]).mean() < 0.06
+
+
+def test_most_pools_without_anomalous_images_raise_no_alarm(measured):
+    without = measured[measured["anomalous %"] == 0]
+
+    assert without["false alarms"].mean() < 0.2
+    assert without["pools with one"].mean() < 0.5
