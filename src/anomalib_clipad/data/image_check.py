@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image, UnidentifiedImageError
 
-_DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+from anomalib_clipad.data.image_files import DEEP_MODES
+
 _LISTED = 5
 
 
@@ -21,7 +22,7 @@ def check_depth(paths: Iterable[str | Path]) -> None:
     Raises:
         ValueError: If there are any; the message names the first ones.
     """
-    deep = [path for path in paths if _mode(path) in _DEEP_MODES]
+    deep = [path for path in paths if _mode(path) in DEEP_MODES]
     if deep:
         msg = (
             f"Expected images of 8 bits a channel, but got {len(deep)} of more: {_list(deep)}. "

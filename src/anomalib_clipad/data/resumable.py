@@ -1,22 +1,34 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training batches whose order survives a restart and does not depend on the number of processes."""
+"""Training batches that survive a restart and do not depend on the number of processes or workers."""
 
 import os
+import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
-class ResumableSampler(DistributedSampler):
+class Draw(NamedTuple):
+    """An image in one epoch: its place in the dataset, and the seed of its augmentation."""
+
+    place: int
+    seed: int
+
+
+class ResumableSampler(DistributedSampler[Draw]):
     """torch's distributed sampler, for one process too, that can begin in the middle of an epoch.
 
     The order of an epoch is a function of the seed and the epoch's number alone: a run that was killed continues with
     the images that an uninterrupted one would see. Two processes with batches of b see in each step the images that
     one process sees with batches of 2b; only where they do not come out even does torch repeat some in the last step.
-    Lightning tells the epoch, and leaves a distributed sampler as it is.
+    Each image comes with a seed that follows from the same numbers and its index. Lightning tells the epoch, and leaves
+    a distributed sampler as it is.
     """
 
     _first_epoch = 0
@@ -27,9 +39,39 @@ class ResumableSampler(DistributedSampler):
         self._first_epoch, self._first_item = epoch, item
         self.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[int]:
-        order = list(super().__iter__())
-        return iter(order[self._first_item :] if self.epoch == self._first_epoch else order)
+    def __iter__(self) -> Iterator[Draw]:
+        order: list[Any] = list(super().__iter__())
+        order = order[self._first_item :] if self.epoch == self._first_epoch else order
+        return iter([Draw(place, self._seed_of(place)) for place in order])
+
+    def _seed_of(self, place: int) -> int:
+        return int(np.random.SeedSequence([self.seed, self.epoch, place]).generate_state(1)[0])
+
+
+class SeededItems(Dataset):
+    """A dataset whose random augmentations follow from the seed that an image is asked for with.
+
+    Otherwise they would follow from all that the process, and each worker process, has drawn before.
+
+    Args:
+        dataset: Whatever it draws is drawn from the global generators of torch, numpy or Python.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.samples = getattr(dataset, "samples", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: Draw | int) -> Any:
+        if not isinstance(item, Draw):  # a sampler that Lightning puts in place, as for overfit_batches
+            return self.dataset[item]
+        with isolate_rng(include_cuda=False):
+            torch.default_generator.manual_seed(item.seed)  # torch.manual_seed would seed the GPUs too
+            np.random.seed(item.seed)  # noqa: NPY002
+            random.seed(item.seed)
+            return self.dataset[item.place]
 
 
 class ResumableLoader(DataLoader):
@@ -44,7 +86,7 @@ class ResumableLoader(DataLoader):
 
 
 def training_loader(
-    dataset: Dataset, trainer: Trainer | None, *, shuffle: bool, batch_size: int, **kwargs: Any
+    dataset: Any, trainer: Trainer | None, *, shuffle: bool, batch_size: int, **kwargs: Any
 ) -> ResumableLoader:
     """Make the dataloader of a fit, placed where the trainer resumes.
 
@@ -67,7 +109,7 @@ def training_loader(
     if trainer is not None:
         epoch, batches = _resume_point(trainer)
         sampler.start_at(epoch, batches * batch_size)
-    return ResumableLoader(dataset, sampler=sampler, batch_size=batch_size, **kwargs)
+    return ResumableLoader(SeededItems(dataset), sampler=sampler, batch_size=batch_size, **kwargs)
 
 
 def _resume_point(trainer: Trainer) -> tuple[int, int]:

@@ -1,11 +1,13 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""The order of training images: over epochs, processes and restarts."""
+"""Order and augmentation of training images: over epochs, processes and restarts."""
 
+import random
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -25,13 +27,20 @@ class Numbers(Dataset):
         return index
 
 
+class Augmented(Numbers):
+    """Numbers that are altered at random, by all generators that an augmentation may use."""
+
+    def __getitem__(self, index: int) -> float:
+        return index + (torch.rand(()).item() + np.random.rand() + random.random()) / 3  # noqa: NPY002
+
+
 class Data(LightningDataModule):
     def __init__(self, num_workers: int) -> None:
         super().__init__()
         self.num_workers = num_workers
 
     def train_dataloader(self) -> ResumableLoader:
-        return training_loader(Numbers(), self.trainer, shuffle=True, batch_size=BATCH, num_workers=self.num_workers)
+        return training_loader(Augmented(), self.trainer, shuffle=True, batch_size=BATCH, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Numbers())
@@ -43,7 +52,7 @@ class Records(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[tuple[int, list[int]]] = []
+        self.seen: list[tuple[int, list[float]]] = []
 
     def training_step(self, batch: torch.Tensor) -> torch.Tensor:
         self.seen.append((self.current_epoch, batch.tolist()))
@@ -84,7 +93,9 @@ def fit(folder: Path, num_workers: int, *callbacks: Callback, resume: Path | Non
     return model.seen
 
 
-def one_process(batch_size: int, rank: int, world_size: int, epoch: int, **kwargs: object) -> list[list[int]]:
+def one_process(
+    batch_size: int, rank: int, world_size: int, epoch: int, dataset: Dataset | None = None, **kwargs: object
+) -> list[list[float]]:
     progress = SimpleNamespace(
         epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch)),
         epoch_loop=SimpleNamespace(
@@ -92,7 +103,7 @@ def one_process(batch_size: int, rank: int, world_size: int, epoch: int, **kwarg
         ),
     )
     trainer = SimpleNamespace(world_size=world_size, global_rank=rank, fit_loop=progress)
-    return [batch.tolist() for batch in training_loader(Numbers(), trainer, batch_size=batch_size, **kwargs)]
+    return [batch.tolist() for batch in training_loader(dataset or Numbers(), trainer, batch_size=batch_size, **kwargs)]
 
 
 def test_each_epoch_has_an_order_of_its_own() -> None:
@@ -110,6 +121,36 @@ def test_order_follows_lightnings_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = one_process(BATCH, 0, 1, 0, shuffle=True)
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     assert one_process(BATCH, 0, 1, 0, shuffle=True) != first
+
+
+def test_augmentations_follow_from_seed_and_epoch_alone() -> None:
+    def draw(epoch: int, **kwargs: int) -> list[float]:
+        return list(chain(*one_process(BATCH, 0, 1, epoch, Augmented(), shuffle=False, **kwargs)))
+
+    first = draw(0)
+    torch.rand(5)
+    assert draw(0) == first
+    assert draw(0, num_workers=2) == first
+    assert len({round(value - index, 6) for index, value in enumerate(first)}) == N
+    assert all(abs(one - other) > 1e-6 for one, other in zip(first, draw(1), strict=True))
+
+
+def test_augmentations_leave_the_global_generators_alone() -> None:
+    after = []
+    for dataset in (Numbers(), Augmented()):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        one_process(BATCH, 0, 1, 0, dataset, shuffle=False)
+        after.append((torch.rand(()).item(), np.random.rand(), random.random()))  # noqa: NPY002
+    assert after[0] == after[1]
+
+
+def test_a_sampler_that_lightning_puts_in_place_works_too(tmp_path: Path) -> None:
+    model = Records()
+    trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, overfit_batches=1, accelerator="cpu", barebones=False)
+    trainer.fit(model, Data(0))
+    assert [[int(value) for value in batch] for _, batch in model.seen] == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
