@@ -9,8 +9,10 @@ from typing import Any, cast
 from anomalib.data import ImageBatch
 from anomalib.visualization import ImageVisualizer
 from lightning import LightningModule, Trainer
+from PIL import Image
 
 from anomalib_clipad.data.categories import image_categories
+from anomalib_clipad.data.image_list import ReadableLoader
 
 
 class CategoryVisualizer(ImageVisualizer):
@@ -55,6 +57,29 @@ class CategoryVisualizer(ImageVisualizer):
         finally:
             self.output_dir = given  # so that a model used again writes beside the results of that run
 
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Write the pictures of a batch."""
-        self.on_test_batch_end(*args, **kwargs)
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: ImageBatch,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the pictures of a batch; those of a user's own images in the folders that the images lie in."""
+        loader = _loader(trainer, dataloader_idx)
+        if not isinstance(loader, ReadableLoader):
+            self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+            return
+        folder = Path(trainer.default_root_dir) / "images" if self.output_dir is None else Path(self.output_dir)
+        for item in batch:
+            picture = self.visualize(item)
+            if isinstance(picture, Image.Image):
+                place = folder / loader.dataset.picture_places[item.image_path]
+                place.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(place)
+
+
+def _loader(trainer: Trainer, index: int) -> Any:
+    loaders = trainer.predict_dataloaders
+    return loaders[index] if isinstance(loaders, list | tuple) else loaders

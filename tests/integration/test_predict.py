@@ -1,0 +1,97 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction on a user's own images as it is typed: folders, files and CSV files, and the Python API."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import layouts
+from terminal import Terminal
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+pytestmark = pytest.mark.slow
+
+SDP = ("--model", "anomalib_clipad.SDP")
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    """Rows of the CSV file, which those of the JSON lines equal."""
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
+    assert [line["path"] for line in lines] == [row["path"] for row in table]
+    assert [str(line["score"] or "") for line in lines] == [row["score"] for row in table]
+    return table
+
+
+def test_a_folder_with_broken_files(anomalib: Terminal) -> None:
+    for name in ("a", "b"):
+        layouts.write_images(anomalib.folder / "photos" / name, 5)
+    (anomalib.folder / "photos/b/001.png").write_text("no image")
+
+    output = anomalib("predict", *SDP, "--model.class_name", "gasket", "--data", "photos", succeeds=False)
+
+    assert "1 of 10 files could not be read, see predictions.csv. The rest is done." in output
+    assert "Traceback" not in output
+    results = anomalib.folder / "results/SDP/latest"
+    table = read(results)
+    assert [row["error"] != "" for row in table] == [False] * 6 + [True] + [False] * 3
+    pictures = {path.relative_to(results / "images").as_posix() for path in results.rglob("images/**/*.png")}
+    assert pictures == {f"photos/{Path(row['path']).parent.name}/{Path(row['path']).name}" for row in table} - {
+        "photos/b/001.png"
+    }
+
+
+def test_a_list_of_several_classes_calibrated_on_itself(anomalib: Terminal) -> None:
+    lines = ["path,class_name"]
+    for name in ("nut", "carpet"):
+        layouts.write_images(anomalib.folder / name, 16)
+        layouts.write_images(anomalib.folder / name / "more", 5, anomalous=True, seed=50)
+        lines += [f"{path},{name}" for path in sorted((anomalib.folder / name).rglob("*.png"))]
+    (anomalib.folder / "images.csv").write_text("\n".join(lines))
+
+    anomalib(
+        *("predict", *SDP, "--model.calibrate_unlabelled", "true", "--model.visualizer", "false"),
+        *("--data", "anomalib_clipad.ImageList", "--data.path", "images.csv", "--data.batch_size", "4"),
+    )
+
+    table = read(anomalib.results("ImageList"))
+    assert [row["class_name"] for row in table] == ["nut"] * 21 + ["carpet"] * 21
+    assert {row["calibrated"] for row in table} == {"true"}
+    assert all((float(row["score"]) > float(row["threshold"])) == (row["label"] == "anomalous") for row in table)
+
+
+def test_a_single_file_and_the_heads_of_sdp_plus(anomalib: Terminal) -> None:
+    layouts.write_images(anomalib.folder, 1)
+
+    anomalib("predict", "--model", "anomalib_clipad.SDPPlus", "--model.heads", "embedded", "--data", "000.png")
+
+    [row] = read(anomalib.folder / "results/SDPPlus/latest")
+    assert (Path(row["path"]).name, row["class_name"], row["error"]) == ("000.png", "object", "")
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path / "photos", 21)
+    (tmp_path / "images.csv").write_text("photos/000.png,gasket\nphotos/001.png,nut\n")
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "predict.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    script = "\n".join(blocks).replace('backbone="ViT-B-16-plus-240", pretrained="laion400m_e31"', "")
+    assert "SDP.load()" in script
+
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=Terminal(tmp_path).environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert len(read(tmp_path / "out")) == 21
