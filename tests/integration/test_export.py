@@ -1,0 +1,140 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Exported models give the engine's scores in a fresh process, quantised ones nearly; commands as in docs/export.md."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import PredictDataset
+from anomalib.engine import Engine
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import layouts
+from anomalib_clipad import SDP, MVTec, SDPPlus, SyntheticDefects
+from terminal import Terminal
+
+pytestmark = pytest.mark.slow
+
+FRESH_INFERENCE = Path(__file__).parents[1] / "fresh_inference.py"
+RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino of onnx")
+CATEGORIES = ("leather", "tile", "stamping", "moulding")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text vectors are not read from, nor left in, the user's cache."""
+    monkeypatch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def make_engine(folder: Path) -> Engine:
+    return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False)
+
+
+def write_photographs(folder: Path) -> Path:
+    """Raw images of other sizes than the model's, one of them grey; noise shows best whether a resize antialiases."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    layouts.draw(0, anomalous=True, size=500)[0].save(folder / "drawn.png")
+    Image.fromarray(random.integers(0, 255, (700, 900, 3), dtype=np.uint8)).save(folder / "photograph.png")
+    Image.fromarray(random.integers(0, 255, (60, 80), dtype=np.uint8)).save(folder / "grey.png")
+    return folder
+
+
+def engine_scores(model: SDP | SDPPlus, images: Path, folder: Path) -> dict[str, tuple[float, NDArray[Any]]]:
+    batches = make_engine(folder).predict(model, dataset=PredictDataset(images), return_predictions=True)
+    return {
+        Path(path).name: (float(batch.pred_score[index]), batch.anomaly_map[index].numpy())
+        for batch in batches or []
+        for index, path in enumerate(batch.image_path)
+    }
+
+
+def test_every_runtime_gives_the_engines_scores(tmp_path):
+    images = write_photographs(tmp_path / "images")
+    data = MVTec(root=layouts.write_mvtec_ad(tmp_path / "data"), categories=["bottle"], num_workers=0)
+    expected = {}
+    for model in (SDP(class_name="bottle", visualizer=False), SDPPlus(heads="embedded", visualizer=False)):
+        root = tmp_path / model.name
+        engine = make_engine(root)
+        engine.test(model, datamodule=data)  # calibrates
+        checkpoint = root / "model.ckpt"
+        engine.trainer.save_checkpoint(checkpoint)
+        expected[str(root)] = engine_scores(
+            type(model).load(checkpoint, class_name="bottle", visualizer=False), images, root / "predict"
+        )
+        for kind in ("torch", "onnx", "openvino"):
+            engine.export(type(model)(), kind, export_root=root, ckpt_path=checkpoint)
+
+    command = [sys.executable, str(FRESH_INFERENCE), "results.npz", str(images), *expected]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore"}, check=True)
+
+    with np.load(tmp_path / "results.npz") as results:
+        for root, scores in expected.items():
+            assert len(scores) == 3
+            for name, (score, anomaly_map) in scores.items():
+                for runtime in RUNTIMES:
+                    place = f"{root}/{runtime}/{name}"
+                    np.testing.assert_allclose(results[f"{place}/score"], [score], atol=1e-3, err_msg=place)
+                    np.testing.assert_allclose(results[f"{place}/map"], anomaly_map, atol=1e-3, err_msg=place)
+        host_score = float(score_as_the_host_exports(model, images / "photograph.png"))
+        assert abs(host_score - scores["photograph.png"][0]) > 1e-2  # so that the comparison above can fail
+
+
+def score_as_the_host_exports(model: SDPPlus, path: Path) -> torch.Tensor:
+    """Score with the host's exported transform, which resizes without antialiasing."""
+    pixels = (
+        torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)).permute(2, 0, 1)[None] / 255
+    )
+    with torch.no_grad():
+        return model.post_processor(model.model(model.pre_processor(pixels))).pred_score
+
+
+def test_a_quantised_model_keeps_its_accuracy(anomalib: Terminal) -> None:
+    recipe = {"categories": list(CATEGORIES), "n_train": 1, "n_test_good": 10, "n_test_per_defect": 1}
+    data = SyntheticDefects(root=anomalib.folder / "data", **recipe, num_workers=0)
+    engine, model = make_engine(anomalib.folder), SDP(visualizer=False, evaluator=False)
+    engine.validate(model, datamodule=data)
+    engine.trainer.save_checkpoint(anomalib.folder / "model.ckpt")
+
+    flags = [part for key, value in recipe.items() for part in (f"--data.{key}", json.dumps(value))]
+    anomalib(
+        *("export", "--model", "anomalib_clipad.SDP", "--ckpt_path", "model.ckpt", "--export_type", "openvino"),
+        *("--compression_type", "int8_ptq", "--export_root", "int8"),
+        *("--data", "SyntheticDefects", "--data.root", "data", *flags),
+    )
+
+    quantised = anomalib.folder / "int8/weights/openvino"
+    exact = model.to_openvino(anomalib.folder / "fp32")
+    image_auroc, pixel_auroc = measure(quantised / "model.xml", data)
+    expected_image_auroc, expected_pixel_auroc = measure(exact, data)
+    assert image_auroc == pytest.approx(expected_image_auroc, abs=0.01)
+    assert pixel_auroc == pytest.approx(expected_pixel_auroc, abs=0.01)
+    assert (quantised / "model.bin").stat().st_size < 0.4 * exact.with_suffix(".bin").stat().st_size
+
+
+def measure(path: Path, data: SyntheticDefects) -> tuple[float, float]:
+    """Mean over categories of image and pixel AUROC of a model of several classes."""
+    openvino = pytest.importorskip("openvino")
+    run = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = data.categories
+    seen: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
+    for item in data.test_data:
+        name = data.category_of(item.image_path)
+        outputs = run({"input": item.image[None].numpy(), "class_index": np.array([names.index(name)])})
+        mask = Image.fromarray(np.asarray(item.gt_mask, dtype=np.uint8)).resize((120, 120), Image.Resampling.NEAREST)
+        seen[name].append((item.gt_label, outputs["pred_score"], np.asarray(mask) > 0, outputs["anomaly_map"][0]))
+    image_aurocs, pixel_aurocs = [], []
+    for rows in seen.values():
+        labels, scores, masks, maps = zip(*rows, strict=True)
+        image_aurocs.append(roc_auc_score(np.array(labels), np.concatenate(scores)))
+        pixel_aurocs.append(roc_auc_score(np.stack(masks).ravel(), np.stack(maps).ravel()))
+    return float(np.mean(image_aurocs)), float(np.mean(pixel_aurocs))
