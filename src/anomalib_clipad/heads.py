@@ -5,7 +5,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class LinearHeads(nn.Module):
@@ -53,7 +52,7 @@ class LinearHeads(nn.Module):
                 heads' precision, so that a tower in half precision goes with heads in float32.
 
         Returns:
-            Patch embeddings of unit length, ``(B, N, C)`` for each layer, in float32.
+            Patch embeddings, ``(B, N, C)`` for each layer, in float32; not normalised.
 
         Raises:
             ValueError: If the number of layers or the width of the tokens is not that of the heads.
@@ -67,7 +66,4 @@ class LinearHeads(nn.Module):
             raise ValueError(msg)
         precision = next(self.parameters()).dtype
         # Under autocast the products come in half precision, too little for lengths and for cosines times 100.
-        return [
-            functional.normalize(fc(tokens[:, 1:].to(precision)).float(), dim=-1)
-            for fc, tokens in zip(self.fc, original, strict=True)
-        ]
+        return [fc(tokens[:, 1:].to(precision)).float() for fc, tokens in zip(self.fc, original, strict=True)]

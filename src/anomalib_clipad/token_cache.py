@@ -7,13 +7,16 @@ precision, in memory or in one file, and the training dataset is exchanged for o
 """
 
 import logging
+import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from torch import Tensor
@@ -26,7 +29,6 @@ from anomalib_clipad.clip.surgery import SurgeryTokens
 logger = logging.getLogger(__name__)
 
 CachePlace = Literal["memory", "disk"]
-FILE_NAME = "tokens.bin"
 
 _SPARE = 0.1
 """Share of the free memory or disk that is left alone."""
@@ -102,6 +104,8 @@ def cache_tokens(
     tap: Callable[[ImageBatch], SurgeryTokens],
     place: CachePlace,
     folder: Path,
+    processes: int = 1,
+    progress: bool = True,
 ) -> CachedTokens:
     """Run the tower over a dataset once.
 
@@ -109,7 +113,10 @@ def cache_tokens(
         loader: Batches of the dataset in its own order, each image once.
         tap: Tokens of the original path of a batch.
         place: Where to keep them.
-        folder: Where the file is made, for ``place="disk"``; it is the caller's to remove.
+        folder: Whose file system takes the tokens, for ``place="disk"``. Their file has no name where the system allows
+            that: it is gone with the last process that uses it, even if that is killed.
+        processes: How many processes of this machine cache the dataset at the same time, each for itself.
+        progress: Whether to show a progress bar.
 
     Returns:
         The cached dataset.
@@ -121,43 +128,42 @@ def cache_tokens(
     tokens = masks = None
     grid = (0, 0)
     paths: list[str] = []
-    with tqdm(total=total, desc="Caching tokens", unit="image", delay=2) as progress:
+    with tqdm(total=total, desc="Caching tokens", unit="image", delay=2, disable=not progress) as bar:
         for batch in loader:
             tapped = tap(batch)
             found = torch.stack(tapped.original, dim=1).half().cpu()  # (B, L, 1 + N, D)
             if tokens is None or masks is None:
                 grid = tapped.grid
-                tokens = _allocate((total, *found.shape[1:]), place, folder)
+                tokens = _allocate((total, *found.shape[1:]), place, folder, processes)
                 masks = torch.zeros(total, *batch.gt_mask.shape[-2:], dtype=torch.bool)
             rows = slice(len(paths), len(paths) + len(found))
             tokens[rows] = found
             masks[rows] = batch.gt_mask.reshape(-1, *masks.shape[1:]).bool().cpu()
             paths += [str(path) for path in batch.image_path]
-            progress.update(len(found))
+            bar.update(len(found))
     if tokens is None or masks is None:
         msg = "Expected the training dataset to hold images, but got none. Check the auxiliary dataset."
         raise RuntimeError(msg)
     return CachedTokens(tokens, masks, paths, grid)
 
 
-def _allocate(shape: tuple[int, ...], place: CachePlace, folder: Path) -> Tensor:
+def _allocate(shape: tuple[int, ...], place: CachePlace, folder: Path, processes: int) -> Tensor:
     """Make room for float16 tokens, after saying how much it takes and checking that there is as much."""
-    numbers = 1
-    for side in shape:
-        numbers *= side
-    needed, free = 2 * numbers, _free_bytes(place, folder)
-    logger.info("Caching the tokens of %d images takes %.2f GB of %s.", shape[0], needed / 1e9, place)
-    if free is not None and needed > (1 - _SPARE) * free:
+    size, free = 2 * math.prod(shape), _free_bytes(place, folder)
+    each = "" if processes == 1 else f" in each of {processes} processes"
+    logger.info("Caching the tokens of %d images takes %.2f GB of %s%s.", shape[0], size / 1e9, place, each)
+    if free is not None and size * processes > (1 - _SPARE) * free:
         other = "disk" if place == "memory" else "memory"
         msg = (
-            f"Expected the cached tokens to fit into {place}, but got {needed / 1e9:.2f} GB of tokens for "
+            f"Expected the cached tokens to fit into {place}, but got {size / 1e9:.2f} GB of tokens{each} for "
             f"{free / 1e9:.2f} GB that are free. Choose cache={other!r} or cache=None, or fewer auxiliary categories."
         )
         raise RuntimeError(msg)
     if place == "memory":
         return torch.empty(shape, dtype=torch.float16).share_memory_()  # for the workers of the dataloader
     folder.mkdir(parents=True, exist_ok=True)
-    return torch.from_file(str(folder / FILE_NAME), shared=True, size=numbers, dtype=torch.float16).reshape(shape)
+    with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives it
+        return torch.from_numpy(np.memmap(file, dtype=np.float16, mode="w+", shape=shape))
 
 
 def _free_bytes(place: CachePlace, folder: Path) -> int | None:

@@ -41,7 +41,7 @@ def test_heads_of_the_papers_model_have_two_million_numbers():
     assert sum(parameter.numel() for parameter in heads.parameters()) == 2_296_320
 
 
-def test_each_layer_has_its_own_affine_map_of_patches_to_unit_length():
+def test_each_layer_has_its_own_affine_map_of_patches():
     heads = LinearHeads(width=6, embed_dim=5, num_layers=2)
     original = [torch.randn(2, 1 + 3, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
 
@@ -53,7 +53,7 @@ def test_each_layer_has_its_own_affine_map_of_patches_to_unit_length():
         for image in range(2):
             for patch in range(3):
                 expected = weight @ original[index][image, 1 + patch] + bias
-                torch.testing.assert_close(layer[image, patch], expected / expected.norm())
+                torch.testing.assert_close(layer[image, patch], expected)
 
 
 def test_class_token_does_not_matter():
@@ -69,8 +69,6 @@ def test_half_precision_tokens_give_float32_embeddings(autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         (result,) = heads([tokens.bfloat16()])
     assert result.dtype == torch.float32
-    # In half precision the lengths would be off by up to 2 ** -8.
-    torch.testing.assert_close(result.norm(dim=-1), torch.ones(2, 3), atol=1e-6, rtol=0)
     torch.testing.assert_close(result, heads([tokens])[0], atol=0.02, rtol=0)
 
 

@@ -3,6 +3,7 @@
 """Cached tokens, against the tokens themselves."""
 
 import logging
+import os
 import re
 from collections import namedtuple
 from pathlib import Path
@@ -84,10 +85,29 @@ def test_worker_processes_read_the_same(cached):
     assert torch.equal(*batches)
 
 
-def test_half_precision_takes_two_bytes_a_number(cached, place, tmp_path):
+def test_half_precision_takes_two_bytes_a_number(cached):
     assert cached.tokens.numel() * cached.tokens.element_size() == BYTES
-    files = {path.relative_to(tmp_path).as_posix(): path.stat().st_size for path in tmp_path.rglob("*.*")}
-    assert files == ({"cache/tokens.bin": BYTES} if place == "disk" else {})
+
+
+def test_they_lie_in_the_folder_if_on_disk_but_a_kill_leaves_no_file_there(cached, place, tmp_path):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("not Linux")
+    mapped = [line for line in maps.read_text().splitlines() if str(tmp_path) in line]
+    assert len(mapped) == (place == "disk")
+    assert all("(deleted)" in line for line in mapped)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(cached) == M
+
+
+def test_a_forked_process_shares_them(cached):
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork")
+    if not (child := os.fork()):
+        cached.tokens[3] = 7.0
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert torch.all(cached[3].tokens == 7.0)
 
 
 def test_size_is_announced(place, tmp_path, caplog):
@@ -110,6 +130,12 @@ def test_nothing_is_made_where_it_does_not_fit(place, tmp_path, monkeypatch):
 
     assert len(seen) == 1  # the size is known after one batch, not after all
     assert not list(tmp_path.iterdir())
+
+
+def test_room_is_needed_for_each_process_of_the_machine(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "_free_bytes", lambda *_: 2 * BYTES)
+    with pytest.raises(RuntimeError, match=r"GB of tokens in each of 2 processes for 0\.00 GB that are free"):
+        cache_tokens(loader(), tap, place, tmp_path, processes=2)
 
 
 @pytest.mark.parametrize("free", [2 * BYTES, None])
