@@ -34,7 +34,7 @@ def cosines(embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     return products / torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True).clamp_min(1e-12)
 
 
-def patch_scores(embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
+def patch_scores(embeddings: Tensor, text_embeddings: Tensor, *, feature_surgery: bool = True) -> Tensor:
     """Anomaly score of every patch at one tapped layer: feature surgery over two classes, in closed form.
 
     With cosines s of a patch and p, the softmax over the cosines of the class token, the class weighting and the
@@ -44,12 +44,15 @@ def patch_scores(embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     Args:
         embeddings: Surgery tokens of the layer, class token first, ``(B, 1 + N, C)``; need not be normalised.
         text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        feature_surgery: Weight both texts by the class token. Otherwise they weigh the same, ``(s_a - s_n) / 2``: an
+            ablation.
 
     Returns:
         Scores ``(B, N)`` in [-1, 1], high where anomalous.
     """
     similarity = cosines(embeddings, text_embeddings)
-    weights = similarity[:, :1].softmax(dim=-1)  # (B, 1, 2); the reference uses no temperature here
+    class_token = similarity[:, :1] if feature_surgery else torch.zeros_like(similarity[:, :1])
+    weights = class_token.softmax(dim=-1)  # (B, 1, 2); the reference uses no temperature here
     normal, anomalous = (weights * similarity[:, 1:]).unbind(dim=-1)
     return anomalous - normal
 
@@ -120,11 +123,12 @@ def upsample_and_blur(patch_map: Tensor, size: tuple[int, int], sigma: float, *,
 def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
     """Logit of every patch at one head of SDP+ that it is anomalous rather than normal.
 
-    A softmax over two cosines is the sigmoid of their difference, so that one product ``u (t_a - t_n)`` suffices.
+    A softmax over two cosines is the sigmoid of their difference, so that one product ``u (t_a - t_n)`` suffices. As in
+    :func:`cosines` it is divided by the length of u, which saves a normalised copy of all patches and its gradient.
 
     Args:
-        patch_embeddings: Patch embeddings of unit length ``(B, N, C)``, see
-            :class:`~anomalib_clipad.heads.LinearHeads`.
+        patch_embeddings: Patch embeddings ``(B, N, C)``, see :class:`~anomalib_clipad.heads.LinearHeads`; need not be
+            normalised.
         text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
         logit_scale: Factor on the cosines, as in :func:`class_probability`.
 
@@ -132,7 +136,9 @@ def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
         Logits ``(B, N)``.
     """
     normal, anomalous = functional.normalize(text_embeddings.float(), dim=-2).split(1, dim=-1)
-    return logit_scale * (patch_embeddings.float() @ (anomalous - normal)).squeeze(-1)
+    embeddings = patch_embeddings.float()
+    lengths = torch.linalg.vector_norm(embeddings, dim=-1).clamp_min(1e-12)
+    return logit_scale * (embeddings @ (anomalous - normal)).squeeze(-1) / lengths
 
 
 def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,7 @@ A mixin, because the host finds models by name among the direct subclasses of ``
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -18,15 +18,23 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
+from anomalib_clipad.checkpoint_file import check_checkpoint
+from anomalib_clipad.checkpoint_settings import check_settings, describe_settings
+from anomalib_clipad.checkpoint_transform import InputDescription, describe_input, reconcile_input, save_input
 from anomalib_clipad.clip.backbone import Backbone
 from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
 from anomalib_clipad.clip.text_engine import TextEngine
 from anomalib_clipad.clip.vision_tower import patch_grid
+from anomalib_clipad.clip_export import ClipExport
 from anomalib_clipad.data.categories import UNNAMED, image_categories
 from anomalib_clipad.data.image_check import ImageCheck
+from anomalib_clipad.data.image_list import BATCH_SIZE
 from anomalib_clipad.evaluator import CategoryEvaluator
-from anomalib_clipad.head_files import CHECKPOINT_KEY
-from anomalib_clipad.post_processor import CategoryPostProcessor
+from anomalib_clipad.export import engine_transform
+from anomalib_clipad.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA
+from anomalib_clipad.post_processor import CategoryPostProcessor, require_calibratable
+from anomalib_clipad.prediction import ImageReader, Images, Predictions, ReadImage, to_predictions
+from anomalib_clipad.prediction_report import PredictionReport
 from anomalib_clipad.torch_model import SDPModel, SDPPlusModel
 from anomalib_clipad.visualizer import CategoryVisualizer
 
@@ -49,19 +57,19 @@ class Collaborators(NamedTuple):
 
 
 if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as _Base
-else:
-    _Base = object
+    from typing import Self
 
 
-class ClipModule(_Base):
+class ClipModule(ClipExport):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
-    The class that mixes this in sets ``model``, ``class_name`` and ``collaborators`` in its constructor.
+    The class that mixes this in sets ``model``, ``class_name``, ``calibrate_unlabelled`` and ``collaborators`` in its
+    constructor.
     """
 
     model: SDPModel | SDPPlusModel
     class_name: str | None
+    calibrate_unlabelled: bool
     collaborators: Collaborators
 
     @property
@@ -95,16 +103,23 @@ class ClipModule(_Base):
         return CategoryVisualizer()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the host's components, and a check of the images."""
-        return [*super().configure_callbacks(), ImageCheck()]
+        """Return the host's components, a check of the images and the tables of prediction."""
+        return [*super().configure_callbacks(), ImageCheck(), PredictionReport()]
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """No validation where there is no datamodule: the host validates before it predicts on a folder."""
         return []
 
     def setup(self, stage: str) -> None:
-        """Make the classes known that a datamodule, or the user, names beforehand."""
+        """Make the classes known that a datamodule, or the user, names beforehand; look at the checkpoint, if any.
+
+        Raises:
+            ValueError: If the checkpoint is damaged or hostile.
+        """
         del stage
+        checkpoint = self.trainer.ckpt_path
+        if checkpoint is not None and Path(checkpoint).is_file():
+            check_checkpoint(checkpoint)
         if self.trainer.world_size > 1:
             _share_results_folder(self.trainer)
         if self.class_name is not None:
@@ -113,7 +128,7 @@ class ClipModule(_Base):
             self._indices(getattr(self._datamodule, "categories", ()))
 
     def forward(self, batch: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
-        """Run pre-processing, model and post-processing on raw images; this is what is exported.
+        """Run pre-processing, model and post-processing on raw images, with the engine's results.
 
         Args:
             batch: Images (B, 3, H, W) in [0, 1].
@@ -122,7 +137,8 @@ class ClipModule(_Base):
         Returns:
             Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
         """
-        image = self.pre_processor(batch) if self.pre_processor else batch
+        transform = engine_transform(self.pre_processor)
+        image = batch if transform is None else transform(batch)
         predictions = self.model(image, class_index)
         return self.post_processor(predictions, class_index) if self.post_processor else predictions
 
@@ -140,6 +156,89 @@ class ClipModule(_Base):
         """Score a batch."""
         del batch_idx, dataloader_idx
         return self._score(batch)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "Self":
+        """Load a model as the host does, but refuse other files with a word on what is wrong with them.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged or hostile, or does not fit the model.
+        """
+        check_checkpoint(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    @classmethod
+    def load(cls, checkpoint: str | Path | None = None, **options: Any) -> "Self":
+        """Make a model for use from Python: of a checkpoint, or a new one.
+
+        Args:
+            checkpoint: Checkpoint of anomalib. ``None`` for a new model.
+            options: Arguments of the class. With a checkpoint, those that differ from when it was saved.
+
+        Raises:
+            FileNotFoundError: If the checkpoint does not exist.
+            ValueError: If it is damaged or hostile, does not fit the model, or an option is invalid.
+
+        Example:
+            >>> import numpy as np
+            >>> from anomalib_clipad import SDP
+            >>> clipad = SDP.load()  # SDP.load(backbone="ViT-B-16-plus-240") for real products
+            >>> images = [np.zeros((90, 120, 3), dtype=np.uint8), np.ones((3, 64, 64))]
+            >>> clipad.predict(images, class_name="nut").scores.shape
+            torch.Size([2])
+        """
+        if checkpoint is None:
+            return cls(**options).eval()
+        return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True, **options).eval()
+
+    @torch.no_grad()
+    def predict(
+        self, images: Images, class_name: str | Sequence[str] | None = None, batch_size: int = BATCH_SIZE
+    ) -> Predictions:
+        """Score images; the results are those of ``anomalib predict``.
+
+        Files that cannot be read are logged and skipped. The model runs where it lies (``clipad.to("cuda")``), in
+        evaluation mode.
+
+        Args:
+            images: Folder, CSV file of paths and class names, image file, Pillow image, array or tensor, see
+                :func:`~anomalib_clipad.data.image_files.as_tensor`; or any number of images.
+            class_name: What the images show, one name for all or one for each; by default the model's ``class_name``,
+                else "object".
+            batch_size: Images in a batch.
+
+        Returns:
+            Scores, labels, maps and masks; they stay in main memory. For very many images ``anomalib predict`` keeps
+            none.
+
+        Raises:
+            FileNotFoundError: If there is no such folder or CSV file.
+            OSError: If none of the files can be read.
+            RuntimeError: If SDP+ has no heads.
+            TypeError: If an image is none.
+            ValueError: If an image in memory or another argument is not valid.
+        """
+        reader = self._reader(images, class_name, batch_size)
+        predictions = []
+        for batch, class_index, raw in self._score_images(reader):
+            outputs = self.post_processor(raw, class_index) if self.post_processor else raw
+            predictions += to_predictions(batch, outputs, self.post_processor, class_index)
+        return Predictions(predictions, reader.skipped)
+
+    @torch.no_grad()
+    def calibrate(
+        self, images: Images, class_name: str | Sequence[str] | None = None, batch_size: int = BATCH_SIZE
+    ) -> None:
+        """Set ranges and thresholds of each class from images without labels, see docs/thresholds.md.
+
+        Arguments and errors are those of :meth:`predict`.
+        """
+        post_processor = require_calibratable(self.post_processor)
+        post_processor.forget_statistics()
+        for _, class_index, raw in self._score_images(self._reader(images, class_name, batch_size)):
+            post_processor.observe(raw, class_index)
+        post_processor.calibrate_observed(self.class_names, unlabelled=True)
 
     def class_index(self, batch: ImageBatch) -> Tensor:
         """Tell the class of each image of a batch.
@@ -175,18 +274,27 @@ class ClipModule(_Base):
             "class_names": list(self.class_names),
             "backbone": backbone.name,
             "fingerprint": backbone.fingerprint,
+            "settings": describe_settings(self.model, self.collaborators.text_engine),
         }
+        save_input(checkpoint[CHECKPOINT_KEY], self._describe_input())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's classes.
 
         Raises:
-            ValueError: If the checkpoint is of another model or was made with another backbone.
+            ValueError: If the checkpoint is of another model or was made with another backbone, input or settings.
         """
-        super().on_load_checkpoint(checkpoint)
         saved, backbone = checkpoint.get(CHECKPOINT_KEY), self.collaborators.backbone
         if saved is None:
             msg = f"Expected a checkpoint of {type(self).__name__}, but got one without '{CHECKPOINT_KEY}'."
+            raise ValueError(msg)
+        ours, theirs = isinstance(self.model, SDPPlusModel), CHECKPOINT_METADATA in saved
+        if ours != theirs:
+            names = {True: "SDPPlus", False: "SDP"}
+            msg = (
+                f"Expected a checkpoint of {names[ours]}, but got one of {names[theirs]}. "
+                f"Use it with --model anomalib_clipad.{names[theirs]}."
+            )
             raise ValueError(msg)
         if saved["fingerprint"] != backbone.fingerprint:
             msg = (
@@ -195,8 +303,18 @@ class ClipModule(_Base):
                 "Pass the same backbone and pretrained as when it was saved."
             )
             raise ValueError(msg)
+        actual = self._describe_input()
+        usual = make_pre_processor(actual.image_size, backbone.mean, backbone.std)
+        default = describe_input(usual, actual.image_size)
+        reconcile_input(checkpoint, saved, actual, default, attached=self._trainer is not None)
+        check_settings(saved.get("settings", {}), describe_settings(self.model, self.collaborators.text_engine))
+        super().on_load_checkpoint(checkpoint)
         self.model.texts.replace(saved["class_names"], checkpoint["state_dict"]["model.texts.embeddings"])
         self._resize_post_processor()
+
+    def _describe_input(self) -> InputDescription:
+        size = resolve_size(self.hparams.get("image_size"), self.collaborators.backbone)
+        return describe_input(self.pre_processor, size)
 
     @property
     def _datamodule(self) -> Any:
@@ -206,6 +324,19 @@ class ClipModule(_Base):
     def _score(self, batch: Batch) -> Batch:
         predictions = self.model(batch.image, self.class_index(batch))
         return batch.update(**predictions._asdict())
+
+    def _reader(self, images: Images, class_name: str | Sequence[str] | None, batch_size: int) -> ImageReader:
+        transform = getattr(self.pre_processor, "transform", None)
+        return ImageReader(images, class_name, self.class_name or UNNAMED, transform, batch_size)
+
+    def _score_images(self, reader: ImageReader) -> Iterator[tuple[list[ReadImage], Tensor, InferenceBatch]]:
+        """Score batches: the images, their classes (B,), raw predictions."""
+        self.on_predict_start()  # refuses what `anomalib predict` refuses
+        self.eval()
+        for batch in reader:
+            class_index = torch.tensor(self._indices([image.class_name for image in batch]), device=self.device)
+            pixels = torch.stack([image.pixels for image in batch]).to(self.device)
+            yield batch, class_index, self.model(pixels, class_index)
 
     def _indices(self, names: Sequence[str]) -> list[int]:
         """Index of each class; text vectors of new ones are computed."""

@@ -17,8 +17,8 @@ from anomalib_clipad.anomaly_map import (
     sdp_plus_map,
 )
 from anomalib_clipad.class_texts import ClassTexts
-from anomalib_clipad.clip.surgery import SurgeryTokens, Taps, normalise_layers, surgery_tokens
-from anomalib_clipad.clip.vision_tower import check_tower
+from anomalib_clipad.clip.surgery import NUM_STAGES, SurgeryTokens, Taps, normalise_layers, surgery_tokens
+from anomalib_clipad.clip.vision_tower import check_tower, project_tokens
 from anomalib_clipad.heads import LinearHeads
 
 
@@ -30,6 +30,9 @@ class SDPModel(nn.Module):
         layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the ends of the four stages.
         taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
         sigma: Standard deviation of the Gaussian blur, in pixels of the input.
+        staged: Restart the surgery path at each stage; False is an ablation.
+        architecture_surgery: Score the tokens of the surgery path; False is an ablation that scores the original one's.
+        feature_surgery: Weight the texts by the class token; False is an ablation.
 
     Attributes:
         texts: Text embeddings of the known classes, of which there must be one before the first image.
@@ -54,6 +57,10 @@ class SDPModel(nn.Module):
         layers: Sequence[int] | None = None,
         taps: Taps = "reference",
         sigma: float = 8.0,
+        *,
+        staged: bool = True,
+        architecture_surgery: bool = True,
+        feature_surgery: bool = True,
     ) -> None:
         super().__init__()
         tower = check_tower(visual)
@@ -61,6 +68,9 @@ class SDPModel(nn.Module):
         self.layers = normalise_layers(layers, depth=len(tower.transformer.resblocks))
         self.taps: Taps = taps
         self.sigma = sigma
+        self.staged = staged
+        self.architecture_surgery = architecture_surgery
+        self.feature_surgery = feature_surgery
         self.texts = ClassTexts(tower.proj.shape[1])
 
     def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
@@ -79,11 +89,16 @@ class SDPModel(nn.Module):
             ValueError: If the patch size does not divide the image size.
         """
         texts = self.texts(class_index)
-        tokens = surgery_tokens(self.visual, image, self.layers, self.taps)
+        only_original = not self.architecture_surgery
+        stages = NUM_STAGES if self.staged else 1
+        tokens = surgery_tokens(self.visual, image, self.layers, self.taps, stages, original_only=only_original)
+        embeddings = tokens.surgery
+        if only_original:
+            embeddings = [project_tokens(check_tower(self.visual), layer) for layer in tokens.original]
         with torch.autocast(image.device.type, enabled=False):
-            scores = [patch_scores(layer, texts) for layer in tokens.surgery]
+            scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in embeddings]
             return InferenceBatch(
-                pred_score=class_probability(tokens.surgery[-1], texts),
+                pred_score=class_probability(embeddings[-1], texts),
                 anomaly_map=sdp_map(scores, tokens.grid, _size(image), self.sigma),
             )
 

@@ -102,6 +102,17 @@ def test_closed_form_is_feature_surgery_over_two_classes(generator):
     torch.testing.assert_close(result, surgery[..., 1] - surgery[..., 0], atol=1e-6, rtol=0)
 
 
+def test_without_feature_surgery_both_texts_weigh_the_same(generator):
+    embeddings, texts = torch.randn(2, 5, 8, generator=generator), torch.randn(8, 2, generator=generator)
+
+    scores = patch_scores(embeddings, texts, feature_surgery=False)
+
+    normal, anomalous = (
+        torch.nn.functional.cosine_similarity(embeddings[:, 1:], texts[:, side], dim=-1) for side in (0, 1)
+    )
+    torch.testing.assert_close(scores, (anomalous - normal) / 2)
+
+
 def test_every_image_may_have_text_embeddings_of_its_own(generator):
     embeddings, text = torch.randn(3, 5, 7, generator=generator), torch.randn(3, 7, 2, generator=generator)
     for function in (patch_scores, class_probability, cosines):
@@ -172,7 +183,7 @@ def test_rows_of_the_grid_are_rows_of_the_map():
 
 
 def test_head_logits_are_a_softmax_over_two_cosines(generator):
-    embeddings = functional.normalize(torch.randn(3, 5, 7, generator=generator), dim=-1)
+    embeddings = torch.randn(3, 5, 7, generator=generator)
     text = torch.randn(3, 7, 2, generator=generator)
     probability = (100 * cosines(embeddings, text)).softmax(dim=-1)[..., 1]
 

@@ -21,13 +21,19 @@ ROOT = Path(__file__).parents[2] / "src" / PACKAGE
 
 # Top first. A unit is a module or subpackage directly inside the package; it imports only units of lower layers.
 LAYERS = (
-    {"__main__", "quickstart"},
+    {"__main__", "cli", "quickstart"},
+    {"compare"},
     {"__init__"},
-    {"lightning_model"},
-    {"clip_module"},
-    {"torch_model", "token_cache", "post_processor", "evaluator", "visualizer"},
-    {"data", "category_buffer", "head_files", "metrics_report", "rank_metrics"},
-    {"head_metadata"},
+    {"lightning_model", "lightning_model_plus"},
+    {"clip_module", "training_callbacks"},
+    {"clip_export"},
+    {"export_onnx", "export_openvino", "checkpoint_settings", "checkpoint_transform"},
+    {"export"},
+    {"prediction", "prediction_report"},
+    {"prediction_table"},
+    {"torch_model", "token_cache", "checkpoint_file", "export_transform", "post_processor", "evaluator", "visualizer"},
+    {"data", "category_buffer", "head_files", "metrics_report", "binned_pixels", "reference_pro"},
+    {"head_metadata", "rank_metrics", "reference_pro", "unlabelled"},
     {"clip", "anomaly_map", "calibration", "class_texts", "heads", "loss"},
     {"_version"},
 )

@@ -219,11 +219,13 @@ def test_a_truncated_image_is_named(tmp_path, num_workers):
 
 
 def test_a_16_bit_image_is_refused_instead_of_turned_white(tmp_path):
+    root = layouts.write_mvtec_ad(tmp_path / "data", ["bottle"])
     values = np.random.default_rng(0).integers(0, 65535, (50, 40), dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "image.png")
+    Image.fromarray(values).save(root / "bottle/test/good/001.png")
+    datamodule = MVTecAD(root=root, category="bottle", num_workers=0)
 
-    with pytest.raises(ValueError, match=r"Expected images of 8 bits a channel, but got 1 of more: .*image\.png"):
-        make_engine(tmp_path).predict(SDP(visualizer=False), dataset=PredictDataset(tmp_path / "image.png"))
+    with pytest.raises(ValueError, match=r"Expected images of 8 bits a channel, but got 1 of more: .*001\.png"):
+        make_engine(tmp_path).test(SDP(visualizer=False), datamodule=datamodule)
 
 
 def test_a_single_image_gets_a_sensible_score_before_any_calibration():

@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
+from torch.optim.lr_scheduler import ExponentialLR
 
 import layouts
 from anomalib_clipad import MVTec, SDPPlus, token_cache
@@ -82,13 +83,14 @@ class Watcher(Callback):
         self.losses: list[float] = []
         self.validations = 0
         self.modes: set[tuple[bool, bool]] = set()
-        self.cache_files: set[tuple[str, int]] = set()
         self.classes: list[tuple[str, str]] = []
+        self.known: list[str] = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.known = list(pl_module.class_names)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.modes.add((pl_module.model.heads.training, pl_module.model.visual.training))
-        files = Path(trainer.default_root_dir).glob("token_cache_*/*")
-        self.cache_files |= {(path.name, path.stat().st_size) for path in files}
         names = [pl_module.class_names[index] for index in pl_module.class_index(batch)]
         self.classes += [(Path(path).parents[2].name, name) for path, name in zip(batch.image_path, names, strict=True)]
 
@@ -145,6 +147,13 @@ def test_each_image_is_compared_with_the_text_of_its_own_category(fit, tmp_path,
     assert sorted(watcher.classes) == [("cable", "cable")] * 6 + [("metal_nut", "metal_nut")] * 6
 
 
+def test_all_classes_are_known_before_the_first_batch_in_an_order_that_does_not_depend_on_it(fit, tmp_path):
+    for seed in (1, 2):
+        watcher = Watcher()
+        fit(engine=make_engine(tmp_path / str(seed), watcher), seed=seed)
+        assert watcher.known == ["bottle", "cable", "metal_nut"]
+
+
 def test_the_parts_of_the_loss_are_logged(fit, tmp_path):
     engine = make_engine(tmp_path)
     fit(engine=engine)
@@ -199,15 +208,6 @@ class TestCache:
 
         assert sum(seen) == runs * N_IMAGES
 
-    def test_on_disk_is_one_file_that_is_removed(self, fit, make_data, tmp_path):
-        watcher, data = Watcher(), make_data()
-
-        fit(data, make_engine(tmp_path, watcher), cache="disk")
-
-        assert watcher.cache_files == {("tokens.bin", 2 * N_IMAGES * 4 * (1 + 15 * 15) * 128)}
-        assert not list(tmp_path.rglob("token_cache*"))
-        assert isinstance(data.train_data, LabelledImages)
-
     @pytest.mark.parametrize("cache", ["memory", "disk"])
     def test_is_dropped_after_an_exception(self, fit, make_data, tmp_path, cache):
         data = make_data()
@@ -216,7 +216,6 @@ class TestCache:
             fit(data, make_engine(tmp_path, Fails()), cache=cache)
 
         assert isinstance(data.train_data, LabelledImages)
-        assert not list(tmp_path.rglob("token_cache*"))
         assert not list(tmp_path.rglob("heads.safetensors"))
 
     @pytest.mark.parametrize(("cache", "other"), [("memory", "disk"), ("disk", "memory")])
@@ -267,6 +266,13 @@ class TestTrainersOwnMeans:
         watcher = Watcher()
         fit(engine=make_engine(tmp_path, watcher), epochs=3, validate_every_epoch=every_epoch)
         assert watcher.validations == validations
+
+    def test_learning_rate_schedule(self, fit, tmp_path):
+        engine = make_engine(tmp_path)
+        fit(engine=engine, epochs=2, lr_scheduler=lambda optimizer: ExponentialLR(optimizer, gamma=0.1))
+        assert engine.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-5)
+        [checkpoint] = tmp_path.rglob("v0/**/model.ckpt")
+        assert SDPPlus.load_from_checkpoint(checkpoint, map_location="cpu").lr_scheduler is None
 
     def test_early_stopping(self, fit, tmp_path):
         stop = EarlyStopping("train_loss_epoch", min_delta=1e6, patience=1, check_on_train_epoch_end=True)

@@ -134,7 +134,7 @@ class TestCheckpoint:
         assert {key for key in content["state_dict"] if "heads" in key} == {
             f"model.heads.fc.{layer}.{part}" for layer in range(4) for part in ("weight", "bias")
         }
-        assert not content["optimizer_states"]
+        assert "optimizer_states" not in content
         heads = 4 * 4 * (128 * 128 + 128)  # four bytes each
         assert trained.checkpoint.stat().st_size < heads + 50_000
 
@@ -197,8 +197,24 @@ class TestCheckpoint:
         engine.test(SDP(evaluator=False, **FRESH), datamodule=make_data(root))
         engine.trainer.save_checkpoint(tmp_path / "sdp.ckpt")
 
-        with pytest.raises(ValueError, match="Expected a checkpoint of SDPPlus, but got one without heads, as of SDP"):
+        expected = r"Expected a checkpoint of SDPPlus, but got one of SDP\. Use it with --model anomalib_clipad\.SDP\."
+        with pytest.raises(ValueError, match=expected):
             SDPPlus.load_from_checkpoint(tmp_path / "sdp.ckpt", map_location="cpu")
+
+    def test_is_refused_by_sdp(self, trained):
+        expected = (
+            r"Expected a checkpoint of SDP, but got one of SDPPlus\. Use it with --model anomalib_clipad\.SDPPlus"
+        )
+        with pytest.raises(ValueError, match=expected):
+            SDP.load_from_checkpoint(trained.checkpoint, map_location="cpu")
+
+    def test_of_the_model_is_none_to_resume_from(self, trained, root, tmp_path):
+        expected = (
+            r"Expected ckpt_path to be a checkpoint that training can go on from, but got \S+model\.ckpt without the "
+            r"optimiser's state\. Pass checkpoints/resume\.ckpt of the same results"
+        )
+        with pytest.raises(ValueError, match=expected):
+            make_engine(tmp_path).train(SDPPlus(**FRESH), datamodule=make_data(root), ckpt_path=trained.checkpoint)
 
     @pytest.mark.parametrize("content", [{}, {"callbacks": {}}])
     def test_of_something_else_is_refused(self, content):

@@ -5,6 +5,7 @@
 import pytest
 import torch
 
+from anomalib_clipad.anomaly_map import patch_scores, sdp_map
 from anomalib_clipad.clip.surgery import surgery_tokens
 from anomalib_clipad.heads import LinearHeads
 from anomalib_clipad.torch_model import SDPModel, SDPPlusModel
@@ -40,6 +41,32 @@ def test_each_image_is_compared_with_its_own_class(model, tiny_images):
     torch.testing.assert_close(mixed.anomaly_map[:1], model(tiny_images[:1], torch.tensor([1])).anomaly_map)
     torch.testing.assert_close(mixed.anomaly_map[1:], model(tiny_images[1:]).anomaly_map)
     assert not torch.allclose(mixed.anomaly_map[0], model(tiny_images).anomaly_map[0])
+
+
+def test_without_architecture_surgery_the_plain_tower_is_scored(tiny_clip, tiny_images):
+    visual, texts = tiny_clip.visual, torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
+    model = SDPModel(visual, layers=[-1], sigma=1, architecture_surgery=False)
+    model.texts.add("nut", texts)
+    outputs = []
+    hook = visual.transformer.resblocks[-1].register_forward_hook(lambda *arguments: outputs.append(arguments[-1]))
+    visual(tiny_images)
+    hook.remove()
+    tokens = outputs[0] if len(outputs[0]) == 2 else outputs[0].transpose(0, 1)  # as open_clip 2.24 has them
+    scores = patch_scores(visual.ln_post(tokens) @ visual.proj, texts)
+
+    torch.testing.assert_close(model(tiny_images).anomaly_map, sdp_map([scores], (4, 4), (32, 32), 1))
+
+
+@pytest.mark.parametrize("switch", ["staged", "architecture_surgery", "feature_surgery"])
+def test_each_ablation_changes_the_map(tiny_clip, tiny_images, switch):
+    maps = []
+    for value in (True, False):
+        model = SDPModel(tiny_clip.visual, sigma=1, **{switch: value})
+        model.texts.add("nut", torch.randn(24, 2, generator=torch.Generator().manual_seed(0)))
+        maps.append(model(tiny_images).anomaly_map)
+
+    # Where each stage is one block, as here with four, staged and not differ from the second tapped layer on.
+    assert (maps[0] - maps[1]).abs().max() > 1e-4
 
 
 def test_outputs_lie_in_the_unit_interval_at_other_and_oblong_sizes(model):

@@ -124,7 +124,7 @@ def surgery_tokens(
             z_l of block l. ``"reference"`` is z_l plus the attention residual of block l + 1: the additions of the
             authors' implementation are in place and reach the tensor it has stored, and the paper's results were
             made that way.
-        stages: Number of stages.
+        stages: Number of stages; with one the surgery path never restarts.
         original_only: Leave the surgery path out, with an empty list in its place: heads train on the original one.
 
     Returns:

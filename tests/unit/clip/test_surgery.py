@@ -84,6 +84,19 @@ def test_surgery_path_is_the_stage_sum_of_value_value_attention(
         torch.testing.assert_close(surgery[:, 1:], (visual.ln_post(expected) @ visual.proj)[:, 1:], atol=1e-5, rtol=0)
 
 
+def test_one_stage_never_restarts(make_tiny_clip, tiny_images):
+    visual = make_tiny_clip().visual
+    inputs = block_outputs(visual, tiny_images)
+    blocks = visual.transformer.resblocks
+    contributions = [value_value_attention(block, tokens) for block, tokens in zip(blocks, inputs, strict=False)]
+
+    result = surgery_tokens(visual, tiny_images, layers=[2, 4], stages=1)
+
+    for layer, surgery in zip(result.layers, result.surgery, strict=True):
+        expected = visual.ln_post(sum(contributions[:layer])) @ visual.proj
+        torch.testing.assert_close(surgery[:, 1:], expected[:, 1:], atol=1e-5, rtol=0)
+
+
 def test_original_path_taps(tiny_clip, tiny_images):
     visual = tiny_clip.visual
     outputs = block_outputs(visual, tiny_images)
