@@ -1,0 +1,69 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``anomalib-clipad``: what anomalib's own command line cannot do."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; exits with 1 where a job failed, with 2 on a wrong argument or config."""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = ArgumentParser(prog="anomalib-clipad", description="CLIP-AD beside anomalib's command line.")
+    commands = parser.add_subcommands()
+    # The host's models take many seconds to import: only the command that is run imports anything.
+    commands.add_subcommand(
+        "compare", _compare_parser(full="compare" in given), help="run a grid of models and datasets; see configs/"
+    )
+    commands.add_subcommand("report", _report_parser(), help="write the report of a comparison again")
+    options = parser.parse_args(given)
+    run = {"compare": _compare, "report": _report}[options.subcommand]
+    try:
+        status = run(options[options.subcommand])
+    except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    sys.exit(status)
+
+
+def _compare_parser(*, full: bool) -> ArgumentParser:
+    parser = ArgumentParser(description="Run what a grid lacks, and write tables and a page of its results.")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of the options")
+    if full:
+        from anomalib_clipad.compare.grid import make_config
+
+        parser.add_function_arguments(make_config)
+    return parser
+
+
+def _report_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Write results.csv, results.md and index.html from the records.")
+    parser.add_argument("output", type=Path, help="folder of the comparison")
+    return parser
+
+
+def _compare(options: Namespace) -> int:
+    from anomalib_clipad.compare.grid import make_config
+    from anomalib_clipad.compare.pipeline import compare
+
+    arguments = {name: value for name, value in vars(options).items() if name != "config"}
+    config = make_config(**arguments)
+    records = compare(config)
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        sys.stderr.write(f"Failed: {record.job}: {record.error}\n")
+    sys.stdout.write(f"{len(records) - len(failed)} of {len(records)} jobs done. Report: {config.output}/index.html\n")
+    return 1 if failed else 0
+
+
+def _report(options: Namespace) -> int:
+    from anomalib_clipad.compare.report import write_report
+
+    write_report(options.output)
+    sys.stdout.write(f"Report: {options.output}/index.html\n")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""A comparison from its config to its report: what is missing is run, what is there is kept."""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Generator
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from anomalib.pipelines.components.base import Job, JobGenerator, Runner
+from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
+from lightning.pytorch import seed_everything
+from packaging.version import Version
+from tqdm import tqdm
+
+from anomalib_clipad.compare.grid import CompareConfig, JobSpec, expand, find_class, make_datamodule
+from anomalib_clipad.compare.heads import HeadsKey, heads_key, heads_path, keep
+from anomalib_clipad.compare.job import LOG_FILE, CompareJobs, Place, make_engine, quiet
+from anomalib_clipad.compare.records import CONFIG_FILE, HEADS_FOLDER, Record, read_record, write_grid
+from anomalib_clipad.compare.report import write_report
+
+logger = logging.getLogger(__name__)
+
+WINCLIP_NEEDS = Version("2.26.1")
+"""From this open_clip on the host's WinCLIP gives wrong window embeddings without a word."""
+
+
+def compare(config: CompareConfig) -> list[Record]:
+    """Run what a grid lacks, and write the report of all that is there.
+
+    Jobs that fail are recorded and the grid goes on. Started again, also after a kill, it runs the jobs without a
+    record, and those that failed unless ``retry_failed`` says otherwise.
+
+    Args:
+        config: The grid.
+
+    Returns:
+        The records of all jobs, in the order of the grid.
+
+    Raises:
+        ImportError: If WinCLIP is asked for and would be wrong.
+        ValueError: If the config is wrong; nothing has run then.
+    """
+    specs = expand(config)
+    for name, model in config.models.items():
+        check_winclip(name, model.class_path)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / CONFIG_FILE).write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    write_grid(output, [spec.id for spec in specs])
+    pending = [spec for spec in specs if not _is_over(output, spec, retry_failed=config.retry_failed)]
+    place, terminal = Place(output, config.accelerator), sys.stderr
+    with quiet(output / LOG_FILE):  # the host's runners have a bar of their own, which names no job
+        _train_heads(pending, place, terminal)
+        if pending:
+            _runner(CompareJobs(pending, len(specs), place, terminal), config.devices).run({})
+    records = [record for spec in specs if (record := read_record(output, spec.id)) is not None]
+    write_report(output)
+    return records
+
+
+def check_winclip(name: str, class_path: str) -> None:
+    """Refuse the host's WinCLIP under an open_clip where its figures are wrong.
+
+    Raises:
+        ImportError: With the line that installs an older open_clip.
+    """
+    installed = Version(metadata.version("open_clip_torch"))
+    is_winclip = any(parent.__name__ == "WinClip" for parent in find_class(class_path).__mro__)
+    if is_winclip and installed >= WINCLIP_NEEDS:
+        msg = (
+            f"Expected open_clip older than {WINCLIP_NEEDS} for {name}, but got {installed}, under which anomalib's "
+            f"WinCLIP is silently wrong. Run `pip install 'open_clip_torch<{WINCLIP_NEEDS}'`, or leave {name} out."
+        )
+        raise ImportError(msg)
+
+
+class HeadsJob(Job):
+    """Trains the heads of SDP+ on an auxiliary dataset.
+
+    Args:
+        spec: A job that needs them.
+        key: What they are.
+        place: Where.
+    """
+
+    name = "heads"
+
+    def __init__(self, spec: JobSpec, key: HeadsKey, place: Place) -> None:
+        self.spec = spec
+        self.key = key
+        self.place = place
+
+    def run(self, task_id: int | None = None) -> Path:
+        """Train; a failure is the runner's to log, and of the jobs that need the heads to record."""
+        folder = self.place.output / HEADS_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / f"{self.key.digest}.{LOG_FILE}"
+        with quiet(log), tempfile.TemporaryDirectory(dir=folder, prefix="training-") as scratch:
+            seed_everything(self.spec.seed, workers=True, verbose=False)
+            model = self.spec.make_model()
+            model.visualizer = None
+            # The heads alone are wanted: each job calibrates on its own category.
+            arguments = {**self.spec.model_entry.trainer, "limit_val_batches": 0}
+            engine = make_engine(Path(scratch), self.place, task_id, **arguments)
+            engine.fit(model, datamodule=make_datamodule(self.spec.dataset_entry, None))
+            return keep(Path(engine.trainer.default_root_dir) / "heads.safetensors", self.place.output, self.key)
+
+    @staticmethod
+    def collect(results: list[Path]) -> list[Path]:
+        """Return the files."""
+        return results
+
+    @staticmethod
+    def save(results: list[Path]) -> None:
+        """Nothing: each job has written its file."""
+
+
+class HeadsJobs(JobGenerator):
+    """Makes one job for each kind of heads that is not there yet."""
+
+    def __init__(self, wanted: dict[HeadsKey, JobSpec], place: Place, terminal: TextIO) -> None:
+        self.wanted = wanted
+        self.place = place
+        self.terminal = terminal
+
+    @property
+    def job_class(self) -> type[HeadsJob]:
+        """The class of the jobs."""
+        return HeadsJob
+
+    def generate_jobs(self, args: dict | None = None, prev_stage_result: Any = None) -> Generator[Job, None, None]:
+        """Yield the jobs."""
+        del args, prev_stage_result
+        with tqdm(total=len(self.wanted), unit="job", dynamic_ncols=True, file=self.terminal) as progress:
+            for key, spec in self.wanted.items():
+                progress.set_description(f"{spec.model}: heads on {key.auxiliary}")
+                yield HeadsJob(spec, key, self.place)
+                progress.update()
+
+
+def _train_heads(specs: list[JobSpec], place: Place, terminal: TextIO) -> None:
+    keys = {key: spec for spec in reversed(specs) if (key := heads_key(spec)) is not None}
+    wanted = {key: spec for key, spec in keys.items() if not heads_path(place.output, key).exists()}
+    if wanted:
+        try:
+            SerialRunner(HeadsJobs(wanted, place, terminal)).run({})
+        except Exception:
+            # The jobs that need them say so in their records; the others can run.
+            logger.exception("Heads could not be trained.")
+
+
+def _runner(generator: JobGenerator, devices: int) -> Runner:
+    return SerialRunner(generator) if devices == 1 else ParallelRunner(generator, n_jobs=devices)
+
+
+def _is_over(output: Path, spec: JobSpec, *, retry_failed: bool) -> bool:
+    record = read_record(output, spec.id)
+    return record is not None and (record.status == "done" or not retry_failed)

@@ -1,0 +1,53 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Results of a comparison for people: CSV, Markdown, and a page that is one file."""
+
+import uuid
+from pathlib import Path
+
+from anomalib_clipad.compare.records import read_grid, read_records
+from anomalib_clipad.compare.report.page import page_text
+from anomalib_clipad.compare.report.tables import by_dataset
+from anomalib_clipad.compare.report.text_files import csv_text, markdown_text
+
+CSV_FILE = "results.csv"
+MARKDOWN_FILE = "results.md"
+PAGE_FILE = "index.html"
+
+
+def write_report(output: Path) -> None:
+    """Write ``results.csv``, ``results.md`` and ``index.html`` from the records of a comparison.
+
+    The files are written once all three are made, and each appears complete or not at all. They follow from the
+    records alone: the same records give the same files. Jobs that are not over yet lack in them, which they say.
+
+    Args:
+        output: Folder of the comparison.
+
+    Raises:
+        FileNotFoundError: If no comparison was started in the folder.
+        ValueError: If a record is damaged, or two models share a name.
+        RuntimeError: If no job is over yet.
+    """
+    results = by_dataset(read_records(output))
+    n_jobs = len(read_grid(output))
+    if not results:
+        msg = f"Expected at least one job of the comparison in {output} to be over, but got none. Run it first."
+        raise RuntimeError(msg)
+    texts = {
+        CSV_FILE: csv_text(results),
+        MARKDOWN_FILE: markdown_text(results, n_jobs),
+        PAGE_FILE: page_text(output, results, n_jobs),
+    }
+    for name, text in texts.items():
+        _write(output / name, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in one step: a browser that reloads it never sees half of it."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Small pictures as data URIs: photographs, masks and anomaly maps."""
+
+import base64
+import io
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import binary_erosion
+
+MAX_SIDE = 176
+"""Pixels of a picture's longer side."""
+
+_COLOURS = (np.asarray(mpl.colormaps["inferno"](np.arange(256)))[:, :3] * 255).astype(np.uint8)
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+_OUTLINE = (64, 224, 255)  # a colour that inferno does not have
+
+
+def open_image(path: str) -> Image.Image | None:
+    """Return an image in RGB, reduced to at most ``MAX_SIDE``, or ``None`` where the file is gone or not an image."""
+    try:
+        with Image.open(path) as file:
+            file.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # decodes a large JPEG at a fraction of its size
+            image = file.convert("RGB")
+    except _UNREADABLE:
+        return None
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
+    return image
+
+
+def open_mask(path: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Return a mask at another size, or ``None`` where there is no such file.
+
+    Args:
+        path: File of the mask; empty for none.
+        size: Height and width to return. A pixel belongs to the defect if half of it does; a defect that would vanish
+            in this way keeps every pixel that it touches.
+
+    Returns:
+        Mask of the given size.
+    """
+    if not path:
+        return None
+    try:
+        with Image.open(path) as file:
+            full = np.asarray(file if file.mode == "P" else file.convert("L")) > 0
+    except _UNREADABLE:
+        return None
+    shares = np.asarray(Image.fromarray(full.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX))
+    mask = shares >= 0.5
+    return mask if mask.any() else shares > 0
+
+
+def picture_size(image: Image.Image | None, map_size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the pictures of one row: those of the image, or of the map if there is no image."""
+    if image is not None:
+        return image.height, image.width
+    scale = MAX_SIDE / max(map_size)
+    return round(map_size[0] * scale), round(map_size[1] * scale)
+
+
+def photograph_uri(image: Image.Image) -> str:
+    """Return an image as JPEG."""
+    return _uri(image, "JPEG", quality=82)
+
+
+def mask_uri(mask: NDArray[np.bool_]) -> str:
+    """Return a mask as PNG, white on black."""
+    return _uri(Image.fromarray(mask), "PNG", optimize=True)
+
+
+def map_uri(
+    anomaly_map: NDArray[np.uint8], limits: tuple[float, float], size: tuple[int, int], mask: NDArray[np.bool_] | None
+) -> str:
+    """Return an anomaly map in colours, dark to bright, as JPEG, with the outline of the ground truth.
+
+    Args:
+        anomaly_map: (h, w) anomaly map, 0 to 255.
+        limits: Values that the darkest and the brightest colour stand for.
+        size: Height and width of the picture.
+        mask: Ground truth at that size.
+    """
+    low, high = limits
+    scaled = np.clip((anomaly_map.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    large = Image.fromarray((255 * scaled).astype(np.uint8)).resize(size[::-1], Image.Resampling.BILINEAR)
+    pixels = _COLOURS[np.asarray(large)]
+    if mask is not None:
+        pixels[mask & ~binary_erosion(mask)] = _OUTLINE
+    return _uri(Image.fromarray(pixels), "JPEG", quality=80, subsampling=0)
+
+
+def colour_bar_uri() -> str:
+    """Return the colours of the maps, dark to bright, as a strip."""
+    return _uri(Image.fromarray(_COLOURS[None]), "PNG", optimize=True)
+
+
+def _uri(image: Image.Image, encoding: str, **options: int) -> str:
+    file = io.BytesIO()
+    image.save(file, encoding, **options)
+    return f"data:image/{encoding.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

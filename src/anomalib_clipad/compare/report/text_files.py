@@ -1,0 +1,178 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The CSV file, one row a job, and the Markdown file, the tables as a paper prints them."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from anomalib_clipad.compare.records import Measures, Record
+from anomalib_clipad.compare.report.tables import Cell, DatasetResults
+from anomalib_clipad.compare.report.wording import (
+    COST_COLUMNS,
+    cell_text,
+    circumstances,
+    cost_texts,
+    fine_print,
+    incomplete_note,
+    mean_tables,
+    mean_title,
+    metric_title,
+    model_arguments,
+    notes,
+)
+
+_JOB = ("job", "status", "model", "dataset", "category", "seed")
+_PROVENANCE = (
+    "input_height",
+    "input_width",
+    "backbone",
+    "weights",
+    "metrics",
+    "calibrated_on_test",
+    "zero_shot",
+    "device",
+    "note",
+    "class_path",
+    "init_args",
+    "versions",
+    "error",
+)
+
+
+def csv_text(results: Sequence[DatasetResults]) -> str:
+    """Return one row a job, failed ones included: job, metrics, measures, circumstances.
+
+    The columns are always the same but for the metrics, whose order is that of the tables. A metric that is undefined
+    in a category reads ``nan``; what a job did not get to is empty.
+    """
+    metrics = list(dict.fromkeys(metric for each in results for metric in each.metrics))
+    measures = [field.name for field in fields(Measures)]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*_JOB, *metrics, *measures, *_PROVENANCE])
+    for record in (record for each in results for record in each.records):
+        writer.writerow(
+            [
+                *(getattr(record, name) for name in _JOB),
+                *(_number(record.metrics.get(metric)) for metric in metrics),
+                *(_number(getattr(record.measures, name)) for name in measures),
+                *_provenance(record),
+            ]
+        )
+    return file.getvalue()
+
+
+def markdown_text(results: Sequence[DatasetResults], n_jobs: int) -> str:
+    """Return the tables of each dataset: means, then each category, what they took, and what failed.
+
+    Args:
+        results: Results by dataset.
+        n_jobs: Number of jobs of the grid, those that are not over included.
+    """
+    n_over = sum(len(each.records) for each in results)
+    lines = ["# Comparison", ""]
+    if n_over < n_jobs:
+        lines += [f"**{n_over} of {n_jobs} jobs are over; the tables are of these.**", ""]
+    for each in results:
+        lines += _dataset(each)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _dataset(results: DatasetResults) -> list[str]:
+    lines = [f"## {_plain(results.name)}", ""]
+    if results.metrics:
+        for categories in mean_tables(results):
+            lines += [f"### {_plain(mean_title(results, categories))}", "", *_means(results, categories)]
+        if len(results.categories) > 1:
+            lines += ["### By category", "", *_by_category(results)]
+    if results.done():
+        lines += ["### Speed and size", "", *_table(["model", *COST_COLUMNS], _costs(results)), ""]
+        lines += [_small_print(results), ""]
+    lines += ["### What was compared", ""]
+    lines += [f"* {name}: {_plain(value)}" for name, value in circumstances(results)]
+    lines += [f"* {_plain(model)}: {_plain(note)}" for model, note in notes(results)]
+    lines += [f"* {_plain(model)}: `{path}` {_code(args)}" for model, path, args in model_arguments(results)]
+    lines += [""]
+    if results.n_failed():
+        lines += ["### Failed", "", *_table(["model", "runs", "error"], _failures(results)), ""]
+    return lines
+
+
+def _means(results: DatasetResults, categories: Sequence[str]) -> list[str]:
+    header = ["× 100", *(metric_title(metric) for metric in results.metrics)]
+    rows = [[row.model, *map(_cell, row.cells.values())] for row in results.rows(categories)]
+    note = incomplete_note(results, categories)
+    return [*_table(header, rows), "", *([_plain(note), ""] if note else []), _small_print(results), ""]
+
+
+def _by_category(results: DatasetResults) -> list[str]:
+    header = ["× 100", "model", *(metric_title(metric) for metric in results.metrics)]
+    rows = [
+        [category, row.model, *map(_cell, row.cells.values())]
+        for category in results.categories
+        for row in results.rows([category])
+    ]
+    return [*_table(header, rows), "", _small_print(results), ""]
+
+
+def _costs(results: DatasetResults) -> list[list[str]]:
+    return [[cost.model, *cost_texts(cost)] for cost in results.costs()]
+
+
+def _failures(results: DatasetResults) -> list[list[str]]:
+    return [[each.model, "; ".join(each.runs), each.error] for each in results.failures()]
+
+
+def _small_print(results: DatasetResults) -> str:
+    return f"_{_plain(fine_print(results))}_"
+
+
+def _cell(cell: Cell) -> str:
+    return f"**{cell_text(cell)}**" if cell.best else cell_text(cell)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; figures are aligned by the reader's viewer."""
+    lines = [list(header), ["---"] * len(header), *([_plain(text) for text in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _plain(text: str) -> str:
+    """Return text that keeps to its line and its cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    """Return text as code, also where it has a backquote."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def _number(value: float | None) -> str:
+    """Return whole numbers as they are and others to six decimals."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.6f}"
+
+
+def _provenance(record: Record) -> list[Any]:
+    provenance = record.provenance
+    height, width = provenance.input_size or ("", "")
+    return [
+        height,
+        width,
+        provenance.backbone,
+        provenance.weights,
+        provenance.metrics,
+        provenance.calibrated_on_test,
+        provenance.zero_shot,
+        provenance.device,
+        provenance.note,
+        record.class_path,
+        json.dumps(record.init_args, sort_keys=True, ensure_ascii=False),
+        json.dumps(provenance.versions, sort_keys=True),
+        " ".join((record.error or "").split()),
+    ]

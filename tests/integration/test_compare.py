@@ -1,0 +1,156 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""`anomalib-clipad compare` as a user types it: jobs, failures, a kill and a restart."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anomalib_clipad.compare.records import read_grid, read_records
+
+pytestmark = pytest.mark.slow
+
+COMMAND = str(Path(sys.executable).with_name("anomalib-clipad"))
+UNTRAINED = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False}
+MODELS = {
+    "SDP": {"class_path": "anomalib_clipad.SDP"},
+    "Padim, untrained": {"class_path": "anomalib.models.Padim", "init_args": {**UNTRAINED, "n_features": 20}},
+    "SDP+": {"class_path": "anomalib_clipad.SDPPlus", "init_args": {"epochs": 1, "cache": "memory"}},
+    "impossible": {"class_path": "anomalib_clipad.SDP", "init_args": {"image_size": 121}},
+}
+RECIPE = {"root": "data", "n_train": 3, "n_test_good": 4, "n_test_per_defect": 1, "image_size": 64, "num_workers": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a grid of four models on two categories, of which one model fails."""
+    folder = tmp_path_factory.mktemp("compare")
+    auxiliary = {
+        "class_path": "anomalib_clipad.SyntheticDefects",
+        "init_args": {**RECIPE, "categories": ["nut"], "n_test_good": 2, "root": "auxiliary"},
+    }
+    config = {
+        "models": MODELS,
+        "datasets": {
+            "drawn": {
+                "class_path": "anomalib_clipad.SyntheticDefects",
+                "init_args": {**RECIPE, "auxiliary": auxiliary},
+                "categories": ["wood", "gear"],
+            }
+        },
+        "accelerator": "cpu",
+        "reference_pro": True,
+    }
+    (folder / "grid.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return folder
+
+
+def start(folder: Path, output: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ANOMALIB_CLIPAD_CACHE": str(folder / "cache")}
+    return subprocess.Popen(
+        [COMMAND, "compare", "--config", "grid.yaml", "--output", output],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def without_timings(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    timings = {"wall_s", "fit_s", "test_s", "model_images_per_s", "end_to_end_images_per_s", "peak_memory_mb"}
+    return [{name: value for name, value in row.items() if name not in timings} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def through(folder: Path) -> tuple[int, str]:
+    """Exit code and output of a grid that ran through."""
+    process = start(folder, "through")
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+def test_a_failing_job_is_recorded_and_the_grid_goes_on(folder, through):
+    code, output = through
+
+    assert code == 1, output[-3000:]
+    assert "6 of 8 jobs done" in output
+    assert "Expected image_size to be a multiple of the patch size 8x8, but got 121x121" in output
+    records = read_records(folder / "through")
+    assert [record.status for record in records] == ["done", "done", "done", "failed"] * 2
+    assert "Traceback" in records[3].traceback
+    assert {"index.html", "results.csv", "results.md", "compare.yaml"} <= {
+        path.name for path in (folder / "through").iterdir()
+    }
+
+
+def test_models_are_tested_alike_and_their_cost_is_recorded(folder, through):
+    sdp, padim, plus, _ = read_records(folder / "through")[:4]
+
+    assert set(sdp.metrics) == set(padim.metrics) == set(plus.metrics)
+    assert len(sdp.metrics) == 8
+    for record in (sdp, padim, plus):
+        assert record.measures.images == 18
+        assert record.measures.peak_memory_mb > 100
+        assert record.measures.checkpoint_bytes > 1000
+        assert record.measures.end_to_end_images_per_s > 0
+        assert record.provenance.calibrated_on_test
+    assert (sdp.provenance.zero_shot, padim.provenance.zero_shot, plus.provenance.zero_shot) == (True, False, True)
+    assert (sdp.provenance.backbone, sdp.provenance.weights) == ("clipad-tiny", "in the package")
+    assert padim.provenance.weights == "untrained"
+    assert padim.measures.fit_s > 0
+    assert len(list((folder / "through/heads").glob("*.safetensors"))) == 1  # for both categories
+
+
+def test_a_killed_grid_goes_on_where_it_was(folder, through):
+    process = start(folder, "killed")
+    for _ in range(3000):
+        if list((folder / "killed/jobs").glob("*/record.json")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in (folder / "killed/jobs").glob("*/record.json")}
+    assert 0 < len(done) < len(read_grid(folder / "killed"))
+
+    process = start(folder, "killed")
+    output, _ = process.communicate(timeout=600)
+
+    assert process.returncode == 1, output[-3000:]
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items() if "impossible" not in str(path))
+    assert without_timings(results(folder / "killed")) == without_timings(results(folder / "through"))
+
+
+def test_the_report_can_be_written_again(folder, through):
+    page = folder / "through/index.html"
+    page.unlink()
+    process = subprocess.run([COMMAND, "report", "through"], cwd=folder, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert page.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--config", "none.yaml"], "none.yaml"),
+        (["compare", "--config", "grid.yaml", "--models", '{"A": {"class_path": "nowhere.A"}}'], "Expected models.A"),
+        (["report", "nowhere"], "Expected output to be the folder of a comparison, but got nowhere"),
+    ],
+)
+def test_wrong_arguments(folder, arguments, message):
+    process = subprocess.run([COMMAND, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert message in " ".join(process.stderr.split())
+    assert "Traceback" not in process.stderr
