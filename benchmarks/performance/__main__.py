@@ -1,0 +1,97 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run the suite: ``python -m benchmarks.performance [--smoke] [--only NAME ...] [--output FILE]``."""
+
+import argparse
+import importlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.performance.setting import Setting
+from benchmarks.performance.table import Row, markdown, terminal
+
+MEASURES = (
+    "forward",
+    "winclip",
+    "memory",
+    "text",
+    "command",
+    "training",
+    "metrics",
+    "runtimes",
+    "imports",
+    "precision",
+    "growth",
+)
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def run(smoke: bool, only: list[str], output: Path | None, threads: int) -> None:
+    """Measure, print one table, and write it."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that measures start
+    torch.set_num_threads(threads)
+    setting = Setting.for_smoke() if smoke else Setting()
+    console = Console()
+    rows: list[Row] = []
+    for name in only:
+        console.print(f"[dim]{name} …[/dim]")
+        rows += importlib.import_module(f"benchmarks.performance.{name}").measure(setting)
+    console.print(terminal(rows))
+    console.print(machine(threads))
+    if output is not None:
+        write(output, f"{machine(threads)}\n\n{markdown(rows)}")
+
+
+def machine(threads: int) -> str:
+    """One paragraph on what was measured on."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "anomalib", "open_clip_torch"))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return (
+        f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores, {threads} threads; GPU: {gpu}. "
+        f"Python {platform.python_version()}, {versions}."
+    )
+
+
+def processor() -> str:
+    """Name of the processor and its instructions for half precision, where Linux tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    values: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        values.setdefault(key.strip(), value.strip())
+    extensions = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in values.get("flags", "").split()]
+    return f"{values.get('model name', platform.processor())} ({' '.join(extensions)})"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace what is between the marks of a file, atomically.
+
+    Raises:
+        ValueError: If the file lacks the marks.
+    """
+    page = path.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        msg = f"Expected {path} to hold the marks {BEGIN} and {END}, but it does not. Restore them."
+        raise ValueError(msg)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.performance", description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="smallest sizes, only to show that the suite runs")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure")
+    parser.add_argument("--output", type=Path, help="Markdown file whose part between two marks is replaced")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    run(**vars(parser.parse_args()))

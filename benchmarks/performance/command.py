@@ -1,0 +1,51 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The whole command ``anomalib test`` against the model alone on as many images."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from anomalib_clipad import SyntheticDefects
+from benchmarks.performance.setting import Setting
+from benchmarks.performance.table import Row
+from benchmarks.performance.timing import alternate
+
+
+@torch.inference_mode()
+def measure(setting: Setting) -> list[Row]:
+    """Test 200 drawn images: the images run through the model twice, to calibrate and to test."""
+    good = 6 if setting.smoke else 186
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = {"n_train": 1, "n_test_good": good, "n_test_per_defect": 1}
+        SyntheticDefects(folder / "data", categories=["wood"], **recipe).prepare_data()
+        arguments = [
+            *("test", "--model", "anomalib_clipad.SDP", "--model.backbone", setting.backbone_name),
+            *("--model.pretrained", "random", "--model.strategy", "mean", "--model.cache_dir", str(folder / "text")),
+            *("--data", "anomalib_clipad.SyntheticDefects", "--data.root", str(folder / "data")),
+            *("--data.categories", "[wood]", "--data.eval_batch_size", str(setting.batch_size)),
+            *(part for key, value in recipe.items() for part in (f"--data.{key}", str(value))),
+            *("--data.num_workers", "2", "--default_root_dir", str(folder / "results"), "--trainer.accelerator", "cpu"),
+        ]
+        command = [str(Path(sys.executable).with_name("anomalib")), *arguments]
+        seconds = {}
+        for pictures in (True, False):
+            start = time.perf_counter()
+            flags = [] if pictures else ["--model.visualizer", "false"]
+            subprocess.run([*command, *flags], cwd=folder, check=True, capture_output=True)
+            seconds[pictures] = time.perf_counter() - start
+    images = good + 14
+    image, sdp = setting.images(), setting.sdp()
+    alone = setting.batch_size / min(alternate({"": lambda: sdp(image)}, 3)[""])
+    rows = []
+    for pictures, label in ((False, "without pictures"), (True, "with pictures")):
+        rate = 2 * images / seconds[pictures]
+        note = f"{images} images, calibrated and tested: {json.dumps(round(seconds[pictures]))} s, imports included"
+        rows.append(Row(f"`anomalib test` {label} ÷ model alone, images/s", rate / alone, 0.8, "large", note=note))
+    return rows
