@@ -6,8 +6,11 @@ VENV := .venv
 VENV_OPENCLIP2 := .venv-openclip2
 
 QUICKSTART ?= $(VENV)/bin/python -m anomalib_clipad.quickstart
-# What runs a second time, on open_clip 2.24.
-OPENCLIP2_TESTS ?= tests/unit -m "not slow"
+# What runs a second time, on open_clip 2.24: all that touches CLIP.
+OPENCLIP2_TESTS ?= tests/unit/clip $(addprefix tests/unit/test_,anomaly_map.py baselines.py heads.py lightning_model.py \
+	lightning_model_plus.py torch_model.py)
+COMPARE_ARGS ?=
+BENCH_ARGS ?=
 WORKERS ?= 2
 PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist worksteal --timeout 900
 # One thread a worker: more of them only wait for each other.
@@ -21,13 +24,19 @@ PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test setup lint types pytest pytest-openclip2 format constraints clean
+.PHONY: help quickstart compare bench test setup lint types pytest pytest-openclip2 format constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
 
 quickstart: $(READY) ## run SDP and SDP+ on synthetic products with the model that ships with the package
 	$(QUICKSTART)
+
+compare: $(READY) $(READY_OPENCLIP2) ## compare with WinCLIP's algorithm and PatchCore, offline; writes a page
+	$(VENV_OPENCLIP2)/bin/python -m anomalib_clipad.cli compare --config configs/compare_synthetic.yaml $(COMPARE_ARGS)
+
+bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 20 minutes
+	$(VENV)/bin/python -W ignore -m benchmarks.performance --output docs/performance.md $(BENCH_ARGS)
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
 
