@@ -27,6 +27,7 @@ MEASURES = (
     "imports",
     "precision",
     "growth",
+    "gpu",
 )
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 

@@ -6,6 +6,7 @@ A mixin, because the host finds models by name among the direct subclasses of ``
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
-from anomalib_clipad.checkpoint_file import check_checkpoint
+from anomalib_clipad.checkpoint_file import check_before_loading, check_checkpoint
 from anomalib_clipad.checkpoint_settings import check_settings, describe_settings
 from anomalib_clipad.checkpoint_transform import InputDescription, describe_input, reconcile_input, save_input
 from anomalib_clipad.clip.backbone import Backbone
@@ -47,6 +48,9 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 
 _NOT_SAVED = ("model.visual.", "evaluator.")
 """Frozen CLIP is loaded from where it came from; another evaluator must be able to load the checkpoint."""
+
+_LEFT_OUT = r"Found keys .* but not in the checkpoint: \[('(model\.visual|evaluator)\.[^']*'(, )?)+\]"
+"""Lightning's warning of each weight that is missing, where just those that are never saved are."""
 
 
 class Collaborators(NamedTuple):
@@ -111,15 +115,9 @@ class ClipModule(ClipExport):
         return []
 
     def setup(self, stage: str) -> None:
-        """Make the classes known that a datamodule, or the user, names beforehand; look at the checkpoint, if any.
-
-        Raises:
-            ValueError: If the checkpoint is damaged or hostile.
-        """
+        """Make the classes known that a datamodule, or the user, names beforehand; have a checkpoint checked first."""
         del stage
-        checkpoint = self.trainer.ckpt_path
-        if checkpoint is not None and Path(checkpoint).is_file():
-            check_checkpoint(checkpoint)
+        check_before_loading(self.trainer)
         if self.trainer.world_size > 1:
             _share_results_folder(self.trainer)
         if self.class_name is not None:
@@ -166,7 +164,9 @@ class ClipModule(ClipExport):
             ValueError: If it is damaged or hostile, or does not fit the model.
         """
         check_checkpoint(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_LEFT_OUT)
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     @classmethod
     def load(cls, checkpoint: str | Path | None = None, **options: Any) -> "Self":

@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from terminal import Terminal
 
 pytestmark = pytest.mark.slow
 
+DOCS = Path(__file__).parents[2] / "docs"
 FRESH_INFERENCE = Path(__file__).parents[1] / "fresh_inference.py"
 RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino of onnx")
 CATEGORIES = ("leather", "tile", "stamping", "moulding")
@@ -108,7 +110,7 @@ def test_a_quantised_model_keeps_its_accuracy(anomalib: Terminal) -> None:
     flags = [part for key, value in recipe.items() for part in (f"--data.{key}", json.dumps(value))]
     anomalib(
         *("export", "--model", "anomalib_clipad.SDP", "--ckpt_path", "model.ckpt", "--export_type", "openvino"),
-        *("--compression_type", "int8_ptq", "--export_root", "int8"),
+        *("--compression_type", "INT8_PTQ", "--export_root", "int8"),
         *("--data", "SyntheticDefects", "--data.root", "data", *flags),
     )
 
@@ -138,3 +140,26 @@ def measure(path: Path, data: SyntheticDefects) -> tuple[float, float]:
         image_aurocs.append(roc_auc_score(np.array(labels), np.concatenate(scores)))
         pixel_aurocs.append(roc_auc_score(np.stack(masks).ravel(), np.stack(maps).ravel()))
     return float(np.mean(image_aurocs)), float(np.mean(pixel_aurocs))
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path / "photos", 1)
+    model = SDP(visualizer=False, evaluator=False)
+    model.to_torch(tmp_path / "out", class_names=["nut"])
+    model.to_onnx(tmp_path / "out", class_names=["bolt", "nut"])
+    model.to_openvino(tmp_path / "out", onnx_kwargs={"class_names": ["nut"]})
+    [expected] = SDP.load().predict(tmp_path / "photos/000.png", class_name="nut")
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "export.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        env=Terminal(tmp_path).environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert process.returncode == 0, process.stderr[-3000:]
+    scores = [float(number) for number in re.findall(r"\b0\.\d+", process.stdout)]
+    assert scores == pytest.approx([expected.score] * 3, abs=1e-3)

@@ -90,6 +90,17 @@ def test_a_reloaded_model_has_the_settings_it_was_saved_with(images, tmp_path):
     assert settings_of(SDP.load(tmp_path / "model.ckpt")) == settings_of(SDP(**given))
 
 
+def test_only_weights_that_are_never_saved_are_missing_without_a_warning(checkpoint, tmp_path, recwarn):
+    SDP.load(checkpoint)
+    assert not [warning for warning in recwarn if "not in the checkpoint" in str(warning.message)]
+
+    content = torch.load(checkpoint, weights_only=True)
+    del content["state_dict"]["post_processor.image_min"]
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.warns(UserWarning, match="post_processor.image_min"):
+        SDP.load(tmp_path / "model.ckpt")
+
+
 class Hostile:
     """Writes a file when it is unpickled."""
 

@@ -1,0 +1,42 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""The suite of benchmarks runs, on its smallest sizes; what it measures is for `make bench` to say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.performance.__main__ import BEGIN, END, MEASURES
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_measure_runs_and_the_page_is_written(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(f"# Speed\n\n{BEGIN}\n\nold figures\n\n{END}\n\nThe end.\n", encoding="utf-8")
+
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.performance", "--smoke", "--output", str(page)],
+        cwd=ROOT,
+        env={**os.environ, "ANOMALIB_CLIPAD_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert all(f"{name} …" in process.stdout for name in MEASURES)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Speed")
+    assert text.endswith("The end.\n")
+    assert "old figures" not in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) > 2 * len(MEASURES)
+    assert all(len(row) == len(rows[0]) for row in rows)
+    # Only what the smoke run leaves out lacks a figure.
+    assert [row[0] for row in rows if row[1] == "not measured"] == ["| host's WinCLIP ÷ SDP, same images"]
