@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from anomalib_clipad.checkpoint_file import CheckedReader
 from anomalib_clipad.clip.surgery import SurgeryTokens
 from anomalib_clipad.token_cache import CachePlace, cache_tokens
 
@@ -192,7 +193,9 @@ def save_atomically(trainer: Any, path: Path, *, weights_only: bool = False) -> 
     """
     if trainer.fast_dev_run or trainer.barebones:
         return
-    if not isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):  # of the user's own: it may write later
+    writer = trainer.strategy.checkpoint_io
+    writer = writer.inner if isinstance(writer, CheckedReader) else writer
+    if not isinstance(writer, TorchCheckpointIO):  # of the user's own: it may write later
         trainer.save_checkpoint(path, weights_only=weights_only)
         return
     temporary = path.with_name(f".{path.name}.tmp")  # what a kill has left here is overwritten

@@ -49,7 +49,7 @@ def test_models_that_draw_random_numbers_test_on_the_same_images(specs, tmp_path
 
     assert {record.error for record in records.values()} == {None}
     paths = {model: read_images(tmp_path, record.job).image_path.tolist() for model, record in records.items()}
-    assert len(paths["SDP"]) == 8
+    assert len(paths["SDP"]) == 4  # half of 2 bad and 6 good ones; the host validates on the others
     assert paths["SDP"] == paths["Padim"]
     for record in records.values():
         assert 0 <= record.metrics["image_AUROC"] <= 1

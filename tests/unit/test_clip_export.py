@@ -1,0 +1,73 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""An export that cannot be done ends in one clear error, before anything is written."""
+
+import pytest
+from anomalib.data import Folder
+from anomalib.deploy import CompressionType
+
+from anomalib_clipad import SDP, SDPPlus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Text vectors are not read from, nor left in, the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(cache):
+    return SDP(class_name="nut", visualizer=False, evaluator=False)
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+def test_a_model_that_knows_no_class_is_refused(tmp_path, kind):
+    with pytest.raises(RuntimeError, match=r"Expected the model to know the class to export, .* \(--ckpt_path\)"):
+        getattr(SDP(), f"to_{kind}")(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+def test_sdp_plus_without_heads_is_refused(tmp_path, kind):
+    with pytest.raises(RuntimeError, match="Expected SDPPlus to have trained heads, but got none"):
+        getattr(SDPPlus(class_name="nut"), f"to_{kind}")(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", ["nut", [], ["nut", "nut"]], ids=str)
+def test_classes_are_a_list_of_different_names(model, tmp_path, names):
+    with pytest.raises(ValueError, match="Expected class_names to be a list of one or more different names, but got"):
+        model.to_torch(tmp_path, class_names=names)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_without_calibration_are_named(model, caplog):
+    exported = model.exported(["bolt", "nut"])
+
+    assert exported.class_names == ("bolt", "nut")
+    assert "Exported without calibration, with full ranges and thresholds of 0.5: bolt, nut." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"compression_type": "int4"},
+            "Expected compression_type to be one of fp16, int8, int8_ptq, int8_acq, but got",
+        ),
+        ({"compression_type": "int8_ptq"}, "Expected a datamodule to quantise with for compression_type int8_ptq"),
+        ({"compression_type": CompressionType.INT8_ACQ}, "Expected a datamodule to quantise with for .* int8_acq"),
+        (
+            {"compression_type": "int8_acq", "datamodule": Folder("nut", root=".", normal_dir="."), "max_drop": 1.5},
+            "Expected max_drop to be between 0 and 1, but got 1.5",
+        ),
+        ({"input_size": (0, 5)}, r"Expected input_size to be .*, but got \(0, 5\)"),
+        ({"onnx_kwargs": {"opset_version": 9}}, "Expected opset_version to be one of 18, .* but got 9"),
+    ],
+)
+def test_a_wrong_option_is_refused(model, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.to_openvino(tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
