@@ -2,9 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole command ``anomalib test`` against the model alone on as many images."""
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +10,7 @@ import torch
 from anomalib_clipad import SyntheticDefects
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row
-from benchmarks.performance.timing import alternate
+from benchmarks.performance.timing import alternate, time_anomalib
 
 
 @torch.inference_mode()
@@ -32,13 +29,10 @@ def measure(setting: Setting) -> list[Row]:
             *(part for key, value in recipe.items() for part in (f"--data.{key}", str(value))),
             *("--data.num_workers", "2", "--default_root_dir", str(folder / "results"), "--trainer.accelerator", "cpu"),
         ]
-        command = [str(Path(sys.executable).with_name("anomalib")), *arguments]
         seconds = {}
         for pictures in (False,) if setting.smoke else (True, False):
-            start = time.perf_counter()
             flags = [] if pictures else ["--model.visualizer", "false"]
-            subprocess.run([*command, *flags], cwd=folder, check=True, capture_output=True)
-            seconds[pictures] = time.perf_counter() - start
+            seconds[pictures] = time_anomalib(folder, *arguments, *flags)
     images = good + 14
     image, sdp = setting.images(), setting.sdp()
     alone = setting.batch_size / min(alternate({"": lambda: sdp(image)}, 3)[""])

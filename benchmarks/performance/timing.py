@@ -47,3 +47,20 @@ def run_module(module: str, *arguments: str, python: str | Path = sys.executable
         msg = f"Expected {module} to run, but got exit code {process.returncode}: {process.stderr[-2000:]}"
         raise RuntimeError(msg)
     return process.stdout.strip().splitlines()[-1]
+
+
+def time_anomalib(folder: Path, *arguments: str) -> float:
+    """Seconds that a command of anomalib takes in a folder, its imports included.
+
+    Raises:
+        RuntimeError: If it fails; the message holds the end of what it printed.
+    """
+    command = [str(Path(sys.executable).with_name("anomalib")), *arguments]
+    start = time.perf_counter()
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        output = (process.stdout + process.stderr)[-2000:]
+        msg = f"Expected {' '.join(command)} to run, but got exit code {process.returncode}: {output}"
+        raise RuntimeError(msg)
+    return seconds
