@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -32,20 +33,31 @@ MEASURES = (
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def run(smoke: bool, only: list[str], output: Path | None, threads: int) -> None:
-    """Measure, print one table, and write it."""
+def run(smoke: bool, only: list[str], output: Path | None, threads: int) -> int:
+    """Measure, print one table, and write it; a measure that fails leaves a row that says why.
+
+    Returns:
+        Number of measures that failed.
+    """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that measures start
     torch.set_num_threads(threads)
     setting = Setting.for_smoke() if smoke else Setting()
     console = Console()
     rows: list[Row] = []
+    failed = 0
     for name in only:
         console.print(f"[dim]{name} …[/dim]")
-        rows += importlib.import_module(f"benchmarks.performance.{name}").measure(setting)
+        try:
+            rows += importlib.import_module(f"benchmarks.performance.{name}").measure(setting)
+        except Exception as error:  # noqa: BLE001, the others have taken many minutes
+            console.print_exception()
+            rows.append(Row(name, None, note=f"failed: {type(error).__name__}"))
+            failed += 1
     console.print(terminal(rows))
     console.print(machine(threads))
     if output is not None:
         write(output, f"{machine(threads)}\n\n{markdown(rows)}")
+    return failed
 
 
 def machine(threads: int) -> str:
@@ -95,4 +107,4 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure")
     parser.add_argument("--output", type=Path, help="Markdown file whose part between two marks is replaced")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    run(**vars(parser.parse_args()))
+    sys.exit(1 if run(**vars(parser.parse_args())) else 0)

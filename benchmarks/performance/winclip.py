@@ -4,6 +4,7 @@
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,7 +43,7 @@ def compare(setting: Setting) -> dict[str, float | str]:
     return {
         "ratio": ratio(seconds["winclip"], seconds["SDP"]),
         "winclip_s": min(seconds["winclip"]),
-        "open_clip": open_clip.__version__,
+        "open_clip": metadata.version("open_clip_torch"),
     }
 
 
