@@ -87,6 +87,10 @@ def _commands(setting: Setting, folder: Path, per_category: int) -> Row:
         "trainer.accelerator": "cpu",
     }
     arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
-    five, one = (time_anomalib(folder, "train", *arguments, "--model.epochs", epochs) for epochs in ("5", "1"))
+    rounds = 1 if setting.smoke else 2
+    times = [
+        [time_anomalib(folder, "train", *arguments, "--model.epochs", n) for n in ("1", "5")] for _ in range(rounds)
+    ]
+    one, five = (min(each) for each in zip(*times, strict=True))
     note = f"{one:.0f} s and {five:.0f} s, imports included; with more images it nears the ratio above"
     return Row("`anomalib train`: (five epochs − one) ÷ one, whole command", (five - one) / one, 0.10, note=note)
