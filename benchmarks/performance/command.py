@@ -33,7 +33,8 @@ def measure(setting: Setting) -> list[Row]:
         for pictures in (False,) if setting.smoke else (True, False):
             flags = [] if pictures else ["--model.visualizer", "false"]
             seconds[pictures] = time_anomalib(folder, *arguments, *flags)
-        one_batch = ("--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1")
+        share = str(1.5 * setting.batch_size / (good + 14))  # one batch; the command line takes "1" for all of them
+        one_batch = ("--trainer.limit_val_batches", share, "--trainer.limit_test_batches", share)
         start_up = time_anomalib(folder, *arguments, *one_batch, "--model.visualizer", "false")
     images = good + 14
     image, sdp = setting.images(), setting.sdp()
