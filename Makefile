@@ -60,7 +60,8 @@ format: $(READY) ## ruff: fix and format
 	$(VENV)/bin/ruff format
 
 # uv is only a fast installer: it is pinned in the constraints file like everything else, and it links both
-# environments to one copy of each package.
+# environments to one copy of each package. Unlike pip it leaves bytecode to the first import, which in a container
+# that does not write any (PYTHONDONTWRITEBYTECODE) would cost every command more than ten seconds.
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Expected Python 3.10 or newer, but got " \
 		+ sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
@@ -68,14 +69,14 @@ $(UV):
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt uv
 
 $(READY): $(PROJECT) constraints.txt | $(UV)
-	$(UV) pip install --python $(VENV)/bin/python --constraint constraints.txt \
+	$(UV) pip install --compile-bytecode --python $(VENV)/bin/python --constraint constraints.txt \
 		--build-constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 $(READY_OPENCLIP2): $(PROJECT) constraints-openclip2.txt | $(UV)
 	$(VENV)/bin/python -m venv --without-pip $(VENV_OPENCLIP2)
-	$(UV) pip install --python $(VENV_OPENCLIP2)/bin/python --constraint constraints-openclip2.txt \
-		--build-constraint constraints-openclip2.txt --editable '.[dev,compare]'
+	$(UV) pip install --compile-bytecode --python $(VENV_OPENCLIP2)/bin/python \
+		--constraint constraints-openclip2.txt --build-constraint constraints-openclip2.txt --editable '.[dev,compare]'
 	@touch $@
 
 # Writes the newest versions that agree, for every supported Python, on Linux and macOS. The second file differs
