@@ -9,9 +9,9 @@ the curves run straight. The values equal the host's up to rounding.
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
-from anomalib.utils.cv import connected_components_cpu
 from numpy.typing import NDArray
 
 
@@ -126,11 +126,14 @@ def overlap_weights(masks: torch.Tensor) -> tuple[NDArray[np.float64], int]:
     Returns:
         (P,) weights of the anomalous pixels in their order, and the number of regions.
     """
-    masks = masks.detach().as_subclass(torch.Tensor).cpu().bool()
-    regions = connected_components_cpu(masks.reshape(-1, 1, *masks.shape[-2:]).float()).ravel()
-    region = regions[masks.ravel()].numpy()  # (P,), each region of each image has a number of its own
-    sizes = np.bincount(region)
-    return 1.0 / sizes[region], int(np.count_nonzero(sizes))
+    plain = masks.detach().as_subclass(torch.Tensor).cpu().bool()
+    weights, n_regions = [], 0
+    for mask in plain.reshape(-1, *plain.shape[-2:]).numpy():
+        n_labels, labels = cv2.connectedComponents(mask.view(np.uint8))  # label 0 is the background
+        region = labels[mask]
+        weights.append(1.0 / np.bincount(region)[region])
+        n_regions += n_labels - 1
+    return np.concatenate(weights), n_regions
 
 
 def area_under_pro(curve: RankCurve, pro_after: NDArray[np.float64], fpr_limit: float) -> float:
