@@ -33,7 +33,7 @@ def measure(setting: Setting) -> list[Row]:
     def after_tower_plus() -> InferenceBatch:
         texts = plus.texts(None)
         scores = [patch_scores(layer, texts) for layer in tokens.surgery]
-        logits = [head_logits(layer, texts) for layer in plus.heads(tokens.original)]
+        logits = [head_logits(layer, texts) for layer in plus.heads([layer[:, 1:] for layer in tokens.original])]
         raw = InferenceBatch(
             pred_score=class_probability(tokens.surgery[-1], texts),
             anomaly_map=sdp_plus_map(scores, logits, tokens.grid, size, plus.sigma),

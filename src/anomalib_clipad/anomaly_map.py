@@ -72,11 +72,15 @@ def class_probability(embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
 
 
 def upsample(patch_map: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """Bilinear interpolation of patch maps ``(B, h, w)`` to ``size`` pixels, ``(B, H, W)``."""
-    resized = functional.interpolate(
-        patch_map.float().unsqueeze(1), size=size, mode="bilinear", align_corners=align_corners
+    """Bilinear interpolation of patch maps ``(B, h, w)`` to ``size`` pixels, ``(B, H, W)``.
+
+    Equal to ``torch.nn.functional.interpolate``, whose gradient takes a quarter of the time of a training step.
+    """
+    rows, columns = (
+        _upsample_matrix(source, target, align_corners=align_corners).to(patch_map.device).float()
+        for source, target in zip(patch_map.shape[-2:], size, strict=True)
     )
-    return resized.squeeze(1)
+    return rows @ patch_map.float() @ columns.T
 
 
 def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:

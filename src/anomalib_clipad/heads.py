@@ -3,8 +3,21 @@
 """The only trained part of SDP+: one linear head for each tapped layer, from vision width to joint embedding space."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
+
+
+class TappedPatches(NamedTuple):
+    """What heads read.
+
+    Attributes:
+        layers: Patch tokens of the original path, without the class token, (B, N, D) for each of the L tapped layers.
+        grid: Height and width of the patch grid; N is their product.
+    """
+
+    layers: list[Tensor]
+    grid: tuple[int, int]
 
 
 class LinearHeads(nn.Module):
@@ -24,7 +37,7 @@ class LinearHeads(nn.Module):
     Example:
         >>> import torch
         >>> heads = LinearHeads(width=32, embed_dim=24, num_layers=2)
-        >>> [layer.shape for layer in heads([torch.randn(1, 1 + 16, 32)] * 2)]
+        >>> [layer.shape for layer in heads([torch.randn(1, 16, 32)] * 2)]
         [torch.Size([1, 16, 24]), torch.Size([1, 16, 24])]
     """
 
@@ -43,11 +56,11 @@ class LinearHeads(nn.Module):
         """Number L of tapped layers."""
         return len(self.fc)
 
-    def forward(self, original: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, patches: Sequence[Tensor]) -> list[Tensor]:
         """Embed the patches of every tapped layer.
 
         Args:
-            original: Tokens of the original path, class token first, ``(B, 1 + N, D)`` for each of the L layers, see
+            patches: Tokens of the original path without the class token, ``(B, N, D)`` for each of the L layers, see
                 :class:`~anomalib_clipad.clip.surgery.SurgeryTokens`. Outside autocast they are converted to the
                 heads' precision, so that a tower in half precision goes with heads in float32.
 
@@ -57,13 +70,13 @@ class LinearHeads(nn.Module):
         Raises:
             ValueError: If the number of layers or the width of the tokens is not that of the heads.
         """
-        widths = [tokens.shape[-1] for tokens in original]
+        widths = [tokens.shape[-1] for tokens in patches]
         if widths != [self.width] * self.num_layers:
             msg = (
-                f"Expected original tokens to be those of {self.num_layers} layers of width {self.width}, "
+                f"Expected patches to be those of {self.num_layers} layers of width {self.width}, "
                 f"but got {len(widths)} layers of widths {widths}. Use heads made for this backbone and these layers."
             )
             raise ValueError(msg)
         precision = next(self.parameters()).dtype
         # Under autocast the products come in half precision, too little for lengths and for cosines times 100.
-        return [fc(tokens[:, 1:].to(precision)).float() for fc, tokens in zip(self.fc, original, strict=True)]
+        return [fc(tokens.to(precision)).float() for fc, tokens in zip(self.fc, patches, strict=True)]

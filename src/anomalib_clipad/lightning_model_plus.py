@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from anomalib_clipad.clip import embedded
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
-from anomalib_clipad.clip.surgery import SurgeryTokens, Taps, normalise_layers
+from anomalib_clipad.clip.surgery import Taps, normalise_layers
 from anomalib_clipad.clip.text_engine import TextEngine
 from anomalib_clipad.clip_module import (
     ClipModule,
@@ -34,7 +34,7 @@ from anomalib_clipad.clip_module import (
 from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, load_heads, save_heads
 from anomalib_clipad.head_metadata import HeadsMetadata, check_heads
-from anomalib_clipad.heads import LinearHeads
+from anomalib_clipad.heads import LinearHeads, TappedPatches
 from anomalib_clipad.loss import segmentation_loss
 from anomalib_clipad.token_cache import CachePlace, TokenBatch
 from anomalib_clipad.torch_model import SDPPlusModel
@@ -218,13 +218,9 @@ class SDPPlus(ClipModule, AnomalibModule):
             RuntimeError: If the loss is not finite; the message names the images.
         """
         del batch_idx
-        if isinstance(batch, TokenBatch):
-            original, grid = batch.tokens.unbind(dim=1), batch.grid
-        else:
-            tapped = self.model.tapped_tokens(batch.image)
-            original, grid = tuple(tapped.original), tapped.grid
+        patches = batch.patches if isinstance(batch, TokenBatch) else self.model.tapped_patches(batch.image)
         mask = batch.gt_mask
-        maps = self.model.logit_maps(original, grid, (mask.shape[-2], mask.shape[-1]), self.class_index(batch))
+        maps = self.model.logit_maps(patches, (mask.shape[-2], mask.shape[-1]), self.class_index(batch))
         loss = segmentation_loss(maps, mask)
         total = loss.total
         if not torch.isfinite(total):
@@ -290,10 +286,10 @@ class SDPPlus(ClipModule, AnomalibModule):
         if function != TrainerFn.FITTING:  # heads that are trained further are described anew
             self.heads_metadata, self.has_heads = metadata, True
 
-    def _tap(self, batch: ImageBatch) -> SurgeryTokens:
-        """Tokens of a batch that comes straight from the dataset."""
+    def _tap(self, batch: ImageBatch) -> TappedPatches:
+        """Patches of a batch that comes straight from the dataset."""
         image = batch.image.to(self.device)
-        return self.model.tapped_tokens(self.pre_processor.transform(image) if self.pre_processor else image)
+        return self.model.tapped_patches(self.pre_processor.transform(image) if self.pre_processor else image)
 
     def _describe_heads(self) -> HeadsMetadata:
         """What the heads were made for; of heads that were loaded, what their file says."""

@@ -66,20 +66,31 @@ def segmentation_loss(logit_maps: Sequence[Tensor], mask: Tensor) -> Segmentatio
             f"but got maps of shapes {shapes}. Resize the masks to the input as the images are."
         )
         raise ValueError(msg)
-    logits = torch.stack([layer.float() for layer in logit_maps])  # (L, B, H, W)
-    return SegmentationLoss(_focal_loss(logits, mask), _dice_loss(logits, mask))
+    truth = mask.as_subclass(Tensor).float()
+    away, area = 1 - 2 * truth, truth.sum(dim=(1, 2))
+    # Layer by layer, since the maps of one are small enough for a processor's cache.
+    errors = [(away * layer.float()).sigmoid() for layer in logit_maps]
+    return SegmentationLoss(
+        focal=torch.stack([_focal_loss(error) for error in errors]),
+        dice=torch.stack([_dice_loss(error, truth, area) for error in errors]),
+    )
 
 
-def _focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Focal loss (https://arxiv.org/abs/1708.02002, eq. 4) of maps ``(L, B, H, W)``, ``(L,)``."""
-    away_from_target = 1 - 2 * mask.to(logits)
-    error = (1 - 2 * _FOCAL_SMOOTH) * (away_from_target * logits).sigmoid()  # 1 - p_t
-    return -(error**_FOCAL_GAMMA * torch.log1p(-error)).mean(dim=(1, 2, 3))
+def _focal_loss(error: Tensor) -> Tensor:
+    """Focal loss (https://arxiv.org/abs/1708.02002, eq. 4) from ``1 - p_t`` of each pixel, a scalar."""
+    error = (1 - 2 * _FOCAL_SMOOTH) * error
+    return -(error * error * torch.log1p(-error)).mean()
 
 
-def _dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """One minus the mean over the images of their soft Dice coefficients, of maps ``(L, B, H, W)``, ``(L,)``."""
-    probability, mask = logits.sigmoid(), mask.to(logits)
-    overlap = (probability * mask).sum(dim=(2, 3))
-    area = probability.sum(dim=(2, 3)) + mask.sum(dim=(1, 2))
-    return 1 - ((2 * overlap + _DICE_SMOOTH) / (area + _DICE_SMOOTH)).mean(dim=1)
+def _dice_loss(error: Tensor, truth: Tensor, area: Tensor) -> Tensor:
+    """One minus the mean over the images of their soft Dice coefficients, a scalar.
+
+    Args:
+        error: ``1 - p_t`` of each pixel ``(B, H, W)``: what an anomalous one lacks and a normal one has too much.
+        truth: Masks ``(B, H, W)``, 0 or 1.
+        area: Anomalous pixels of each mask ``(B,)``.
+    """
+    missed = (error * truth).sum(dim=(1, 2))
+    overlap = area - missed
+    total = area + overlap + (error.sum(dim=(1, 2)) - missed)
+    return 1 - ((2 * overlap + _DICE_SMOOTH) / (total + _DICE_SMOOTH)).mean()

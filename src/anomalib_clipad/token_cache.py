@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens of a frozen tower, computed once for all epochs of training.
 
-The tower sees the same images in every epoch and costs far more than the heads. Its tapped tokens are kept in half
+The tower sees the same images in every epoch and costs far more than the heads. Its tapped patches are kept in half
 precision, in memory or in one file, and the training dataset is exchanged for one that yields them.
 """
 
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.tv_tensors import Mask
 from tqdm import tqdm
 
-from anomalib_clipad.clip.surgery import SurgeryTokens
+from anomalib_clipad.heads import TappedPatches
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _SPARE = 0.1
 
 
 class CachedItem(NamedTuple):
-    """One image: tokens (L, 1 + N, D) in half precision, mask (H, W), path."""
+    """One image: patches (L, N, D) in half precision, mask (H, W), path."""
 
     tokens: Tensor
     mask: Tensor
@@ -47,17 +47,15 @@ class TokenBatch:
     """A training batch of cached tokens.
 
     Attributes:
-        tokens: (B, L, 1 + N, D), float32.
+        patches: Each layer in float32, contiguous as a matrix product wants it.
         gt_mask: (B, H, W).
         image_path: B paths.
-        grid: Height and width of the patch grid.
         image: A placeholder: the host's pre-processor transforms the image of every batch.
     """
 
-    tokens: Tensor
+    patches: TappedPatches
     gt_mask: Tensor
     image_path: list[str]
-    grid: tuple[int, int]
     image: Tensor
 
     @property
@@ -70,7 +68,7 @@ class CachedTokens(Dataset):
     """Drop-in for a training dataset that yields tokens instead of images.
 
     Args:
-        tokens: (M, L, 1 + N, D) of M images, float16.
+        tokens: (M, L, N, D) of M images, float16.
         masks: (M, H, W), bool.
         image_paths: M paths.
         grid: Height and width of the patch grid.
@@ -91,17 +89,16 @@ class CachedTokens(Dataset):
     def collate_fn(self, items: Sequence[CachedItem]) -> TokenBatch:
         """Join items into a batch."""
         return TokenBatch(
-            tokens=torch.stack([item.tokens for item in items]).float(),
+            patches=TappedPatches(list(torch.stack([item.tokens for item in items], dim=1).float()), self.grid),
             gt_mask=Mask(torch.stack([item.mask for item in items])),
             image_path=[item.image_path for item in items],
-            grid=self.grid,
             image=torch.zeros(1, 3, 1, 1),
         )
 
 
 def cache_tokens(
     loader: DataLoader,
-    tap: Callable[[ImageBatch], SurgeryTokens],
+    tap: Callable[[ImageBatch], TappedPatches],
     place: CachePlace,
     folder: Path,
     processes: int = 1,
@@ -111,7 +108,7 @@ def cache_tokens(
 
     Args:
         loader: Batches of the dataset in its own order, each image once.
-        tap: Tokens of the original path of a batch.
+        tap: Patches of a batch.
         place: Where to keep them.
         folder: Whose file system takes the tokens, for ``place="disk"``. Their file has no name where the system allows
             that: it is gone with the last process that uses it, even if that is killed.
@@ -131,7 +128,7 @@ def cache_tokens(
     with tqdm(total=total, desc="Caching tokens", unit="image", delay=2, disable=not progress) as bar:
         for batch in loader:
             tapped = tap(batch)
-            found = torch.stack(tapped.original, dim=1).half().cpu()  # (B, L, 1 + N, D)
+            found = torch.stack(tapped.layers, dim=1).half().cpu()  # (B, L, N, D)
             if tokens is None or masks is None:
                 grid = tapped.grid
                 tokens = _allocate((total, *found.shape[1:]), place, folder, processes)

@@ -19,7 +19,7 @@ from anomalib_clipad.anomaly_map import (
 from anomalib_clipad.class_texts import ClassTexts
 from anomalib_clipad.clip.surgery import NUM_STAGES, SurgeryTokens, Taps, normalise_layers, surgery_tokens
 from anomalib_clipad.clip.vision_tower import check_tower, project_tokens
-from anomalib_clipad.heads import LinearHeads
+from anomalib_clipad.heads import LinearHeads, TappedPatches
 
 
 class SDPModel(nn.Module):
@@ -151,18 +151,15 @@ class SDPPlusModel(nn.Module):
         self.texts = ClassTexts(tower.proj.shape[1])
 
     @torch.no_grad()
-    def tapped_tokens(self, image: Tensor) -> SurgeryTokens:
-        """Tokens that the heads are trained on: the original path of normalised images (B, 3, H, W), no gradient."""
-        return surgery_tokens(self.visual, image, self.layers, self.taps, original_only=True)
+    def tapped_patches(self, image: Tensor) -> TappedPatches:
+        """What the heads are trained on, of normalised images (B, 3, H, W); no gradient."""
+        return _tapped_patches(surgery_tokens(self.visual, image, self.layers, self.taps, original_only=True))
 
-    def logit_maps(
-        self, original: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], class_index: Tensor
-    ) -> list[Tensor]:
+    def logit_maps(self, patches: TappedPatches, size: tuple[int, int], class_index: Tensor) -> list[Tensor]:
         """Map of each head before sigmoid and blur, from which the loss is computed.
 
         Args:
-            original: Tokens of the original path, (B, 1 + N, D) for each of the L tapped layers.
-            grid: Height and width of the patch grid.
+            patches: Patches of the images.
             size: Height and width of the maps, in pixels.
             class_index: Class of each image (B,).
 
@@ -170,22 +167,26 @@ class SDPPlusModel(nn.Module):
             Logits (B, H, W) of each layer.
         """
         texts = self.texts(class_index)
-        patches = self.heads(original)
+        embeddings = self.heads(patches.layers)
         with torch.autocast(class_index.device.type, enabled=False):
-            return [head_logit_map(head_logits(layer, texts), grid, size) for layer in patches]
+            return [head_logit_map(head_logits(layer, texts), patches.grid, size) for layer in embeddings]
 
     def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Score images; arguments, results and errors are those of :meth:`SDPModel.forward`."""
         texts = self.texts(class_index)
         tokens = surgery_tokens(self.visual, image, self.layers, self.taps)
-        patches = self.heads(tokens.original)
+        embeddings = self.heads(_tapped_patches(tokens).layers)
         with torch.autocast(image.device.type, enabled=False):
             scores = [patch_scores(layer, texts) for layer in tokens.surgery]
-            logits = [head_logits(layer, texts) for layer in patches]
+            logits = [head_logits(layer, texts) for layer in embeddings]
             return InferenceBatch(
                 pred_score=class_probability(tokens.surgery[-1], texts),
                 anomaly_map=sdp_plus_map(scores, logits, tokens.grid, _size(image), self.sigma, self.head_weight),
             )
+
+
+def _tapped_patches(tokens: SurgeryTokens) -> TappedPatches:
+    return TappedPatches([layer[:, 1:] for layer in tokens.original], tokens.grid)
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomalib_clipad.checkpoint_file import CheckedReader
-from anomalib_clipad.clip.surgery import SurgeryTokens
+from anomalib_clipad.heads import TappedPatches
 from anomalib_clipad.token_cache import CachePlace, cache_tokens
 
 logger = logging.getLogger(__name__)
@@ -123,10 +123,10 @@ class TokenCaching(Callback):
 
     Args:
         place: Where to keep the tokens.
-        tap: Tokens of the original path of a batch that comes straight from the dataset.
+        tap: Patches of a batch that comes straight from the dataset.
     """
 
-    def __init__(self, place: CachePlace, tap: Callable[[ImageBatch], SurgeryTokens]) -> None:
+    def __init__(self, place: CachePlace, tap: Callable[[ImageBatch], TappedPatches]) -> None:
         self._place: CachePlace = place
         self._tap = tap
         self._images: Any = None

@@ -201,8 +201,8 @@ class TestCache:
     @pytest.mark.parametrize(("cache", "runs"), [(None, 3), ("memory", 1), ("disk", 1)])
     def test_tower_sees_each_image_once(self, make_data, tmp_path, monkeypatch, cache, runs):
         model, seen = make_model(epochs=3, cache=cache), []
-        tap = model.model.tapped_tokens
-        monkeypatch.setattr(model.model, "tapped_tokens", lambda image: (seen.append(len(image)), tap(image))[1])
+        tap = model.model.tapped_patches
+        monkeypatch.setattr(model.model, "tapped_patches", lambda image: (seen.append(len(image)), tap(image))[1])
 
         make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_data())
 

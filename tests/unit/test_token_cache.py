@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from torchvision.tv_tensors import Mask
 
 from anomalib_clipad import token_cache
-from anomalib_clipad.clip.surgery import SurgeryTokens
+from anomalib_clipad.heads import TappedPatches
 from anomalib_clipad.token_cache import CachedTokens, CachePlace, cache_tokens
 
-M, LAYERS, GRID, WIDTH = 5, (2, 4), (2, 3), 8
-SHAPE = (len(LAYERS), 1 + 6, WIDTH)
-BYTES = 2 * M * 2 * 7 * 8
+M, LAYERS, GRID, WIDTH = 5, 2, (2, 3), 8
+SHAPE = (LAYERS, 6, WIDTH)
+BYTES = 2 * M * 2 * 6 * 8
 
 
 def loader(batch_size: int = 2, n: int = M) -> DataLoader:
@@ -38,13 +38,13 @@ def loader(batch_size: int = 2, n: int = M) -> DataLoader:
 
 
 def tokens_of(number: int) -> Tensor:
-    """What the tower makes of an image, (L, 1 + N, D)."""
+    """What the tower makes of an image, (L, N, D)."""
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(number))
 
 
-def tap(batch: ImageBatch) -> SurgeryTokens:
+def tap(batch: ImageBatch) -> TappedPatches:
     tokens = torch.stack([tokens_of(int(image[0, 0, 0])) for image in batch.image])
-    return SurgeryTokens(LAYERS, [], list(tokens.unbind(dim=1)), GRID)
+    return TappedPatches(list(tokens.unbind(dim=1)), GRID)
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -60,11 +60,12 @@ def cached(place: CachePlace, tmp_path: Path) -> CachedTokens:
 def test_batches_are_those_of_the_tower(cached):
     batch = next(iter(DataLoader(cached, batch_size=3, sampler=[4, 0, 3], collate_fn=cached.collate_fn)))
 
-    expected = torch.stack([tokens_of(number) for number in (4, 0, 3)])
-    torch.testing.assert_close(batch.tokens, expected, rtol=2**-11, atol=1e-6)  # rounded to half precision
-    assert batch.tokens.dtype == torch.float32
+    expected = torch.stack([tokens_of(number) for number in (4, 0, 3)], dim=1)
+    layers = torch.stack(batch.patches.layers)
+    torch.testing.assert_close(layers, expected, rtol=2**-11, atol=1e-6)  # rounded to half precision
+    assert layers.dtype == torch.float32
     assert batch.image_path == ["4.png", "0.png", "3.png"]
-    assert (batch.batch_size, batch.grid) == (3, GRID)
+    assert (batch.batch_size, batch.patches.grid) == (3, GRID)
     defects = torch.zeros(3, 4, 6, dtype=torch.bool)
     defects[2, 3, 0] = True
     assert torch.equal(batch.gt_mask, defects)
@@ -78,11 +79,11 @@ def test_there_are_as_many_as_images(cached):
 
 
 def test_worker_processes_read_the_same(cached):
-    batches = [
-        torch.cat([batch.tokens for batch in DataLoader(cached, 2, num_workers=workers, collate_fn=cached.collate_fn)])
-        for workers in (0, 1)
-    ]
-    assert torch.equal(*batches)
+    def read(workers: int) -> Tensor:
+        batches = DataLoader(cached, 2, num_workers=workers, collate_fn=cached.collate_fn)
+        return torch.cat([torch.stack(batch.patches.layers, dim=1) for batch in batches])
+
+    assert torch.equal(read(workers=0), read(workers=1))
 
 
 def test_half_precision_takes_two_bytes_a_number(cached):

@@ -144,13 +144,13 @@ class TestSDPPlus:
     def test_what_is_trained_matches_the_reference_implementation(self, golden):
         model, image = golden_plus(golden), golden.tensors["image"]
 
-        tapped = model.tapped_tokens(image)
+        patches = model.tapped_patches(image)
         index = torch.zeros(len(image), dtype=torch.long)
-        logits = model.logit_maps(tapped.original, tapped.grid, tuple(image.shape[-2:]), index)
+        logits = model.logit_maps(patches, tuple(image.shape[-2:]), index)
 
         torch.testing.assert_close(torch.stack(logits).sigmoid(), golden.tensors["head_maps"], atol=1e-4, rtol=0)
         assert all(layer.requires_grad for layer in logits)
-        assert not any(tokens.requires_grad for tokens in tapped.original)
+        assert not any(layer.requires_grad for layer in patches.layers)
 
     def test_taps_of_the_other_kind_do_not_match(self, golden):
         with torch.no_grad():
@@ -160,10 +160,10 @@ class TestSDPPlus:
     def test_trains_on_the_tokens_that_it_scores(self, plus, tiny_images):
         every = surgery_tokens(plus.visual, tiny_images)
 
-        tapped = plus.tapped_tokens(tiny_images)
+        patches = plus.tapped_patches(tiny_images)
 
-        torch.testing.assert_close(tapped.original, every.original)
-        assert (tapped.surgery, tapped.layers, tapped.grid) == ([], every.layers, every.grid)
+        torch.testing.assert_close(patches.layers, [layer[:, 1:] for layer in every.original])
+        assert patches.grid == every.grid
 
     def test_weight_of_the_heads(self, plus, tiny_images):
         sdp = SDPModel(plus.visual, sigma=1)
@@ -197,8 +197,7 @@ class TestSDPPlus:
         exact = plus(tiny_images, index).anomaly_map
         with torch.autocast("cpu", torch.bfloat16):
             result = plus(tiny_images, index).anomaly_map
-            tapped = plus.tapped_tokens(tiny_images)
-            logits = plus.logit_maps(tapped.original, tapped.grid, (32, 32), index)
+            logits = plus.logit_maps(plus.tapped_patches(tiny_images), (32, 32), index)
 
         assert {tensor.dtype for tensor in (result, *logits)} == {torch.float32}
         # A cosine's rounding of 2e-3 is multiplied by 100 before the heads' sigmoid.
