@@ -17,7 +17,7 @@ from anomalib_clipad.anomaly_map import (
     sdp_plus_map,
 )
 from anomalib_clipad.class_texts import ClassTexts
-from anomalib_clipad.clip.surgery import NUM_STAGES, SurgeryTokens, Taps, normalise_layers, surgery_tokens
+from anomalib_clipad.clip.surgery import NUM_STAGES, Paths, SurgeryTokens, Taps, normalise_layers, surgery_tokens
 from anomalib_clipad.clip.vision_tower import check_tower, project_tokens
 from anomalib_clipad.heads import LinearHeads, TappedPatches
 
@@ -89,11 +89,11 @@ class SDPModel(nn.Module):
             ValueError: If the patch size does not divide the image size.
         """
         texts = self.texts(class_index)
-        only_original = not self.architecture_surgery
         stages = NUM_STAGES if self.staged else 1
-        tokens = surgery_tokens(self.visual, image, self.layers, self.taps, stages, original_only=only_original)
+        paths: Paths = "surgery" if self.architecture_surgery else "original"
+        tokens = surgery_tokens(self.visual, image, self.layers, self.taps, stages, paths)
         embeddings = tokens.surgery
-        if only_original:
+        if not self.architecture_surgery:
             embeddings = [project_tokens(check_tower(self.visual), layer) for layer in tokens.original]
         with torch.autocast(image.device.type, enabled=False):
             scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in embeddings]
@@ -153,7 +153,7 @@ class SDPPlusModel(nn.Module):
     @torch.no_grad()
     def tapped_patches(self, image: Tensor) -> TappedPatches:
         """What the heads are trained on, of normalised images (B, 3, H, W); no gradient."""
-        return _tapped_patches(surgery_tokens(self.visual, image, self.layers, self.taps, original_only=True))
+        return _tapped_patches(surgery_tokens(self.visual, image, self.layers, self.taps, paths="original"))
 
     def logit_maps(self, patches: TappedPatches, size: tuple[int, int], class_index: Tensor) -> list[Tensor]:
         """Map of each head before sigmoid and blur, from which the loss is computed.

@@ -19,10 +19,11 @@ from anomalib_clipad.clip.vision_tower import Block, check_tower, embed_image, p
 NUM_STAGES = 4
 
 Taps = Literal["reference", "block"]
+Paths = Literal["both", "surgery", "original"]
 
 
 class SurgeryTokens(NamedTuple):
-    """What the dual path yields; the lists hold one entry for each tapped layer, in ascending order.
+    """What the dual path yields. Lists hold one entry for each tapped layer, ascending, and none for a path left out.
 
     Attributes:
         layers: Tapped layers, 1-based.
@@ -106,8 +107,7 @@ def surgery_tokens(
     layers: Sequence[int] | None = None,
     taps: Taps = "reference",
     stages: int = NUM_STAGES,
-    *,
-    original_only: bool = False,
+    paths: Paths = "both",
 ) -> SurgeryTokens:
     """Run the original path and the surgery path of a vision tower side by side.
 
@@ -125,23 +125,23 @@ def surgery_tokens(
             authors' implementation are in place and reach the tensor it has stored, and the paper's results were
             made that way.
         stages: Number of stages; with one the surgery path never restarts.
-        original_only: Leave the surgery path out, with an empty list in its place: heads train on the original one.
+        paths: Which tokens are wanted. Heads train on the ``"original"`` ones; SDP without heads needs those of the
+            ``"surgery"`` path, for which the last block computes nothing but the class token of the original one.
 
     Returns:
-        Tokens of both paths at the tapped layers.
+        Tokens of the wanted paths at the tapped layers.
 
     Raises:
         TypeError: If the tower is not supported.
-        ValueError: If ``layers``, ``taps``, ``stages`` or the image size is invalid.
+        ValueError: If ``layers``, ``taps``, ``stages``, ``paths`` or the image size is invalid.
     """
     tower = check_tower(visual)
-    if taps not in get_args(Taps):
-        msg = f"Expected taps to be one of {', '.join(get_args(Taps))}, but got {taps!r}."
-        raise ValueError(msg)
+    _check_choice("taps", taps, get_args(Taps))
+    _check_choice("paths", paths, get_args(Paths))
     depth = len(tower.transformer.resblocks)
     tapped = normalise_layers(layers, depth, stages)
     stage_starts = {1, *(end + 1 for end in stage_ends(depth, stages))}
-    contributing = set() if original_only else _contributing_layers(tapped, depth, stages)
+    contributing = set() if paths == "original" else _contributing_layers(tapped, depth, stages)
     # The reference's tap needs the attention, and nothing else, of one more block.
     blocks = list(tower.transformer.resblocks)[: tapped[-1] + (taps == "reference")]
 
@@ -151,6 +151,8 @@ def surgery_tokens(
     stage_sum = tokens.new_zeros(())  # replaced by the first layer of every stage
     for layer, block in enumerate(blocks, start=1):
         query, key, value = _project(block, tokens)
+        if paths == "surgery" and layer == len(blocks):
+            query, tokens = query[:, :, :1], tokens[:, :1]  # the class token; no block follows that reads the patches
         tokens = tokens + _attend(block, query, key, value)
         if taps == "reference" and layer - 1 in tapped:
             original_path.append(tokens)
@@ -169,9 +171,15 @@ def surgery_tokens(
 
     embeddings = [
         project_tokens(tower, torch.cat([original[:, :1], patches], dim=1))
-        for original, patches in zip(original_path, surgery_path, strict=not original_only)
+        for original, patches in zip(original_path, surgery_path, strict=paths != "original")
     ]
-    return SurgeryTokens(tapped, embeddings, original_path, grid)
+    return SurgeryTokens(tapped, embeddings, [] if paths == "surgery" else original_path, grid)
+
+
+def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
+    if given not in valid:
+        msg = f"Expected {name} to be one of {', '.join(valid)}, but got {given!r}."
+        raise ValueError(msg)
 
 
 def _contributing_layers(tapped: Sequence[int], depth: int, stages: int) -> set[int]:

@@ -188,12 +188,34 @@ def test_original_path_alone(tiny_clip, tiny_images, monkeypatch, taps):
         return attend(query, key, value)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
-    alone = surgery_tokens(tiny_clip.visual, tiny_images, [2, 4], taps, original_only=True)
+    alone = surgery_tokens(tiny_clip.visual, tiny_images, [2, 4], taps, paths="original")
 
     assert alone.surgery == []
     assert (alone.layers, alone.grid) == (both.layers, both.grid)
     assert all(torch.equal(*tokens) for tokens in zip(alone.original, both.original, strict=True))
     assert queries == [17] * 4  # class token and 16 patches; none from patches alone
+
+
+@pytest.mark.parametrize("taps", ["reference", "block"])
+@pytest.mark.parametrize("layers", [[1], [2, 3], [4], [2, 4]])
+def test_surgery_path_alone(tiny_clip, tiny_images, monkeypatch, taps, layers):
+    both = surgery_tokens(tiny_clip.visual, tiny_images, layers, taps)
+    queries = []
+    attend = functional.scaled_dot_product_attention
+
+    def spy(query, key, value):
+        queries.append(query.shape[2])
+        return attend(query, key, value)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    alone = surgery_tokens(tiny_clip.visual, tiny_images, layers, taps, paths="surgery")
+
+    assert alone.original == []
+    assert (alone.layers, alone.grid) == (both.layers, both.grid)
+    torch.testing.assert_close(alone.surgery, both.surgery)
+    assert queries.count(1) == 1  # the class token, in the last block that is needed
+    one_more = taps == "reference" and max(layers) < 4
+    assert queries.count(17) == max(layers) - 1 + one_more
 
 
 def test_model_is_unchanged(make_tiny_clip, tiny_images):
@@ -280,6 +302,8 @@ def test_normalise_layers_refuses_none_and_repeated(layers):
         normalise_layers(layers, depth=12)
 
 
-def test_unknown_taps(tiny_clip, tiny_images):
+def test_unknown_taps_or_paths(tiny_clip, tiny_images):
     with pytest.raises(ValueError, match="Expected taps to be one of reference, block, but got 'hooks'"):
         surgery_tokens(tiny_clip.visual, tiny_images, taps="hooks")
+    with pytest.raises(ValueError, match="Expected paths to be one of both, surgery, original, but got 'none'"):
+        surgery_tokens(tiny_clip.visual, tiny_images, paths="none")
