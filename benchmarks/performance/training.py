@@ -17,6 +17,8 @@ from benchmarks.performance.timing import ratio, time_anomalib
 
 AUXILIARY = ["nut", "leather"]
 RECIPE = {"image_size": 240, "n_train": 1, "n_test_per_defect": 1}
+# 77 target images for 96 auxiliary ones, as in the paper's protocol: 1,725 of MVTec AD for 2,162 of VisA.
+TARGET_GOOD = 63
 
 
 class EpochClock(Callback):
@@ -67,7 +69,7 @@ def _epochs(setting: Setting, folder: Path, per_category: int) -> list[Row]:
 
 
 def _commands(setting: Setting, folder: Path, per_category: int) -> Row:
-    """What four more epochs add to a command that trains one, calibrates and tests; on the images drawn before."""
+    """What four more epochs add to a command that trains one, calibrates and tests."""
     auxiliary = {"root": "data", **RECIPE, "n_test_good": per_category, "categories": AUXILIARY, "defects": "training"}
     options = {
         "model": "anomalib_clipad.SDPPlus",
@@ -78,20 +80,22 @@ def _commands(setting: Setting, folder: Path, per_category: int) -> Row:
         "model.cache_dir": "false",
         "model.visualizer": "false",
         "data": "anomalib_clipad.SyntheticDefects",
-        "data.root": "target",
+        "data.root": "command_target",
         "data.categories": "[wood]",
         **{f"data.{key}": str(value) for key, value in RECIPE.items()},
-        "data.n_test_good": "2",
+        "data.n_test_good": "2" if setting.smoke else str(TARGET_GOOD),
         "data.num_workers": "0",
         "data.auxiliary": json.dumps({"class_path": "anomalib_clipad.SyntheticDefects", "init_args": auxiliary}),
         "trainer.accelerator": "cpu",
     }
     arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
     times: dict[str, list[float]] = {"1": [], "5": []}
+    if not setting.smoke:  # the first command draws images, and reads files that no cache holds yet
+        time_anomalib(folder, "train", *arguments, "--trainer.fast_dev_run", "true")
     for _ in range(1 if setting.smoke else 3):
         for epochs, seconds in times.items():
             seconds.append(time_anomalib(folder, "train", *arguments, "--model.epochs", epochs))
     pairs = ", ".join(f"{one:.0f} and {five:.0f} s" for one, five in zip(*times.values(), strict=True))
-    note = f"{pairs}, imports included; with more images it nears the ratio above"
+    note = f"{pairs}; 96 auxiliary and {TARGET_GOOD + 14} target images, imports, validation and test included"
     value = ratio(times["5"], times["1"]) - 1
     return Row("`anomalib train`: (five epochs − one) ÷ one, whole command", value, 0.10, note=note)
