@@ -201,13 +201,17 @@ class CategoryEvaluator(Evaluator):
     def _evaluate(self, columns: Columns, what: str, pixels: BinnedPixels | None) -> dict[str, float]:
         """Compute all test metrics of one set of images; undefined ones are NaN and warned of once a reason."""
         data = {field: values for field, values in columns.items() if values is not None}
-        curves: dict[tuple[str, ...], rank_metrics.RankCurve] = {}  # AUROC, AUPR, F1Max and AUPRO share a sort
+        # Metrics of the same fields share one look at them, and AUROC, AUPR, F1Max and AUPRO one sort.
+        reasons: dict[tuple[str, ...], str | None] = {}
+        curves: dict[tuple[str, ...], rank_metrics.RankCurve] = {}
         values: dict[str, float] = {}
         undefined: dict[str, list[str]] = {}
         for metric in self.test_metrics:
             fields = tuple(metric.fields)
             binned = pixels if fields == _PIXEL_FIELDS else None
-            reason = _why_undefined(fields, data) if binned is None else _why_uncounted(binned)
+            if fields not in reasons:
+                reasons[fields] = _why_undefined(fields, data) if binned is None else _why_uncounted(binned)
+            reason = reasons[fields]
             if reason is not None:
                 undefined.setdefault(reason, []).append(metric.name)
                 values[metric.name] = float("nan")
