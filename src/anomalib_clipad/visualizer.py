@@ -3,10 +3,10 @@
 """anomalib's pictures, kept apart by category."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, ImageItem
+from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from lightning import LightningModule, Trainer
 from PIL import Image
@@ -35,27 +35,19 @@ class CategoryVisualizer(ImageVisualizer):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the pictures of a batch below ``images``, or below the given ``output_dir``."""
+        del pl_module, outputs, batch_idx, dataloader_idx
         datamodule = getattr(trainer, "datamodule", None)
         several = len(getattr(datamodule, "categories", ())) > 1
         categories = image_categories(datamodule, batch.image_path) if several and batch.image_path else None
-        given = self.output_dir
-        folder = Path(given) if given is not None else Path(trainer.default_root_dir) / "images"
-        write = super().on_test_batch_end
-        try:
+        name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
+        folder = self._folder(trainer)
+        for index, item in enumerate(batch):
+            path = item.image_path or ""
             if categories is None:
-                self.output_dir = folder
-                write(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-                return
-            items = list(batch)
-            for category in dict.fromkeys(categories):
-                chosen = [item for item, name in zip(items, categories, strict=True) if name == category]
-                self.output_dir = folder / category
-                # The host keeps the part of an image's path that follows the name of the dataset.
-                named = SimpleNamespace(datamodule=SimpleNamespace(name=category))
-                batch_of_category = ImageBatch.collate(chosen)
-                write(cast("Trainer", named), pl_module, outputs, batch_of_category, batch_idx, dataloader_idx)
-        finally:
-            self.output_dir = given  # so that a model used again writes beside the results of that run
+                place = generate_output_filename(path, folder, name, category, mkdir=False)
+            else:  # the part of an image's path that follows the category
+                place = generate_output_filename(path, folder / categories[index], categories[index], mkdir=False)
+            self._write(item, place)
 
     def on_predict_batch_end(
         self,
@@ -71,13 +63,19 @@ class CategoryVisualizer(ImageVisualizer):
         if not isinstance(loader, ReadableLoader):
             self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
             return
-        folder = Path(trainer.default_root_dir) / "images" if self.output_dir is None else Path(self.output_dir)
         for item in batch:
-            picture = self.visualize(item)
-            if isinstance(picture, Image.Image):
-                place = folder / loader.dataset.picture_places[item.image_path]
-                place.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(place)
+            self._write(item, self._folder(trainer) / loader.dataset.picture_places[item.image_path])
+
+    def _folder(self, trainer: Trainer) -> Path:
+        # Not kept, unlike in the host: a model used again writes beside the results of that run.
+        return Path(trainer.default_root_dir) / "images" if self.output_dir is None else Path(self.output_dir)
+
+    def _write(self, item: ImageItem, place: Path) -> None:
+        picture = self.visualize(item)
+        if isinstance(picture, Image.Image):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            # Files a tenth larger than by default, in a quarter of the time; only PNG knows the argument.
+            picture.save(place, compress_level=2)
 
 
 def _loader(trainer: Trainer, index: int) -> Any:

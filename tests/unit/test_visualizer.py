@@ -5,9 +5,11 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
+from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
 from anomalib_clipad.visualizer import CategoryVisualizer
@@ -93,3 +95,15 @@ def test_a_folder_that_the_user_names_is_used(data, results, several):
     batch = make_batch(data, ["cable/test/good/000.png"])
 
     assert show(visualizer, results, batch, several) == {"mine/cable/test/good/000.png"}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+def test_pictures_are_the_hosts(data, results, suffix):
+    batch = make_batch(data, [f"MVTecAD/bottle/test/good/000.{suffix}"])
+    trainer = SimpleNamespace(default_root_dir=results, datamodule=SimpleNamespace(name="MVTecAD", category="bottle"))
+
+    CategoryVisualizer().on_test_batch_end(trainer, None, batch, batch, 0)
+    ImageVisualizer(output_dir=results / "host").on_test_batch_end(trainer, None, batch, batch, 0)
+
+    ours, hosts = (Image.open(results / folder / f"test/good/000.{suffix}") for folder in ("images", "host"))
+    assert np.array_equal(np.asarray(ours), np.asarray(hosts))
