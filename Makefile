@@ -35,7 +35,7 @@ quickstart: $(READY) ## run SDP and SDP+ on synthetic products with the model th
 compare: $(READY) $(READY_OPENCLIP2) ## compare with WinCLIP's algorithm and PatchCore, offline; writes a page
 	$(VENV_OPENCLIP2)/bin/python -m anomalib_clipad.cli compare --config configs/compare_synthetic.yaml $(COMPARE_ARGS)
 
-bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 25 minutes
+bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 30 minutes
 	$(VENV)/bin/python -W ignore -m benchmarks.performance --output docs/performance.md $(BENCH_ARGS)
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines

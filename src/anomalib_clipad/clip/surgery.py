@@ -155,7 +155,7 @@ def surgery_tokens(
             query, tokens = query[:, :, :1], tokens[:, :1]  # the class token; no block follows that reads the patches
         tokens = tokens + _attend(block, query, key, value)
         if taps == "reference" and layer - 1 in tapped:
-            original_path.append(tokens)
+            original_path.append(_tapped(tokens, paths))
         if layer > tapped[-1]:
             break
         if layer in contributing:
@@ -167,13 +167,18 @@ def surgery_tokens(
             if layer in contributing:
                 surgery_path.append(stage_sum)
             if taps == "block" or layer == depth:
-                original_path.append(tokens)
+                original_path.append(_tapped(tokens, paths))
 
     embeddings = [
         project_tokens(tower, torch.cat([original[:, :1], patches], dim=1))
         for original, patches in zip(original_path, surgery_path, strict=paths != "original")
     ]
     return SurgeryTokens(tapped, embeddings, [] if paths == "surgery" else original_path, grid)
+
+
+def _tapped(tokens: Tensor, paths: Paths) -> Tensor:
+    """What is kept of a tapped layer: all tokens, or a copy of the class token, which lets go of the others."""
+    return tokens[:, :1].clone() if paths == "surgery" else tokens
 
 
 def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
