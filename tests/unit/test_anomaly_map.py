@@ -22,6 +22,7 @@ from anomalib_clipad.anomaly_map import (
     sdp_map,
     sdp_plus_map,
     upsample,
+    upsample_and_blur,
 )
 
 
@@ -161,6 +162,18 @@ def test_upsampling_and_its_gradient_are_those_of_torch(generator, grid, size, a
     torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=0)
     gradients = [torch.autograd.grad((weights * each).sum(), patch_map)[0] for each in (result, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("sigma", [0, 2, 8])
+@pytest.mark.parametrize(
+    ("grid", "size"), [((15, 15), (240, 240)), ((3, 7), (24, 56)), ((1, 2), (8, 5)), ((6, 4), (3, 4))]
+)
+def test_fused_path_equals_its_two_steps(generator, grid, size, sigma, align_corners):
+    patch_map = torch.rand(2, *grid, generator=generator)
+    fused = upsample_and_blur(patch_map, size, sigma, align_corners=align_corners)
+    steps = gaussian_blur(upsample(patch_map, size, align_corners=align_corners), sigma)
+    torch.testing.assert_close(fused, steps, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
