@@ -12,6 +12,20 @@ from torch.nn import functional
 from anomalib_clipad.clip.surgery import normalise_layers, stage_ends, surgery_tokens
 
 
+@pytest.fixture
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of queries of each attention that is computed from here on."""
+    numbers: list[int] = []
+    attend = functional.scaled_dot_product_attention
+
+    def spy(query, key, value):
+        numbers.append(query.shape[2])
+        return attend(query, key, value)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    return numbers
+
+
 def block_outputs(visual: nn.Module, image: Tensor) -> list[Tensor]:
     """Tokens z_0, z_1, ... of the unmodified tower, batch first, recorded while open_clip runs it."""
     recorded: list[Tensor] = []
@@ -160,16 +174,8 @@ def test_tapping_fewer_layers_changes_no_token(make_tiny_clip, tiny_images, laye
 @pytest.mark.parametrize("taps", ["reference", "block"])
 @pytest.mark.parametrize(("layer", "original", "surgery"), [(2, 2, 2), (3, 3, 1), (8, 8, 2)])
 def test_nothing_is_computed_that_no_tapped_layer_needs(
-    make_tiny_clip, tiny_images, monkeypatch, layer, original, surgery, taps
+    make_tiny_clip, tiny_images, queries, layer, original, surgery, taps
 ):
-    queries = []
-    attend = functional.scaled_dot_product_attention
-
-    def spy(query, key, value):
-        queries.append(query.shape[2])
-        return attend(query, key, value)
-
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
     surgery_tokens(make_tiny_clip(layers=8).visual, tiny_images, [layer], taps=taps)
 
     one_more = taps == "reference" and layer < 8
@@ -178,16 +184,9 @@ def test_nothing_is_computed_that_no_tapped_layer_needs(
 
 
 @pytest.mark.parametrize("taps", ["reference", "block"])
-def test_original_path_alone(tiny_clip, tiny_images, monkeypatch, taps):
+def test_original_path_alone(tiny_clip, tiny_images, queries, taps):
     both = surgery_tokens(tiny_clip.visual, tiny_images, [2, 4], taps)
-    queries = []
-    attend = functional.scaled_dot_product_attention
-
-    def spy(query, key, value):
-        queries.append(query.shape[2])
-        return attend(query, key, value)
-
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    queries.clear()
     alone = surgery_tokens(tiny_clip.visual, tiny_images, [2, 4], taps, paths="original")
 
     assert alone.surgery == []
@@ -198,16 +197,9 @@ def test_original_path_alone(tiny_clip, tiny_images, monkeypatch, taps):
 
 @pytest.mark.parametrize("taps", ["reference", "block"])
 @pytest.mark.parametrize("layers", [[1], [2, 3], [4], [2, 4]])
-def test_surgery_path_alone(tiny_clip, tiny_images, monkeypatch, taps, layers):
+def test_surgery_path_alone(tiny_clip, tiny_images, queries, taps, layers):
     both = surgery_tokens(tiny_clip.visual, tiny_images, layers, taps)
-    queries = []
-    attend = functional.scaled_dot_product_attention
-
-    def spy(query, key, value):
-        queries.append(query.shape[2])
-        return attend(query, key, value)
-
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    queries.clear()
     alone = surgery_tokens(tiny_clip.visual, tiny_images, layers, taps, paths="surgery")
 
     assert alone.original == []
