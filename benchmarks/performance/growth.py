@@ -54,7 +54,7 @@ def _images(setting: Setting) -> list[Row]:
     for label, options in (("maps kept", {}), ("pixel_bins=65536", {"pixel_bins": 65_536})):
         seconds: dict[int, list[float]] = {small: [], large: []}
         megabytes = {small: 0.0, large: 0.0}
-        for _ in range(1 + (1 if setting.smoke else 5)):
+        for _ in range(2 if setting.smoke else 6):
             for n, taken in seconds.items():
                 time_taken, grown = _evaluate(CategoryEvaluator(**options), n, side)
                 taken.append(time_taken)

@@ -72,15 +72,15 @@ def class_probability(embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
 
 
 def upsample(patch_map: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """Bilinear interpolation of patch maps ``(B, h, w)`` to ``size`` pixels, ``(B, H, W)``.
+    """Bilinear interpolation of patch maps ``(..., h, w)`` to ``size`` pixels, ``(..., H, W)``.
 
     Equal to ``torch.nn.functional.interpolate``, whose gradient takes a quarter of the time of a training step.
     """
     rows, columns = (
-        _upsample_matrix(source, target, align_corners=align_corners).to(patch_map.device).float()
+        _upsample_matrix(source, target, align_corners=align_corners)
         for source, target in zip(patch_map.shape[-2:], size, strict=True)
     )
-    return rows @ patch_map.float() @ columns.T
+    return _apply(rows, patch_map, columns)
 
 
 def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
@@ -96,8 +96,8 @@ def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
     Raises:
         ValueError: If ``sigma`` is negative or not finite.
     """
-    rows, columns = (_blur_matrix(side, sigma).to(anomaly_map.device).float() for side in anomaly_map.shape[-2:])
-    return rows @ anomaly_map.float() @ columns.T
+    rows, columns = (_blur_matrix(side, sigma) for side in anomaly_map.shape[-2:])
+    return _apply(rows, anomaly_map, columns)
 
 
 def upsample_and_blur(patch_map: Tensor, size: tuple[int, int], sigma: float, *, align_corners: bool = False) -> Tensor:
@@ -116,12 +116,10 @@ def upsample_and_blur(patch_map: Tensor, size: tuple[int, int], sigma: float, *,
         ValueError: If ``sigma`` is negative or not finite.
     """
     rows, columns = (
-        (_blur_matrix(target, sigma) @ _upsample_matrix(source, target, align_corners=align_corners))
-        .to(patch_map.device)
-        .float()
+        _blur_matrix(target, sigma) @ _upsample_matrix(source, target, align_corners=align_corners)
         for source, target in zip(patch_map.shape[-2:], size, strict=True)
     )
-    return rows @ patch_map.float() @ columns.T
+    return _apply(rows, patch_map, columns)
 
 
 def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
@@ -149,12 +147,12 @@ def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int])
     """Upsample the logits of one head to pixels; the loss is computed from these.
 
     Args:
-        logits: Logits of the patches ``(B, N)``, see :func:`head_logits`.
+        logits: Logits of the patches ``(..., N)``, see :func:`head_logits`.
         grid: Height and width of the patch grid.
         size: Height and width of the map, in pixels.
 
     Returns:
-        Logits ``(B, H, W)``.
+        Logits ``(..., H, W)``.
 
     Raises:
         ValueError: If N is not the number of patches of the grid.
@@ -165,7 +163,7 @@ def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int])
 
 
 def head_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Anomaly map of one head of SDP+, before any blur: probabilities ``(B, H, W)``; see :func:`head_logit_map`."""
+    """Anomaly maps of heads of SDP+, before any blur: probabilities ``(..., H, W)``; see :func:`head_logit_map`."""
     return head_logit_map(logits, grid, size).sigmoid()
 
 
@@ -230,7 +228,7 @@ def sdp_plus_map(
         msg = f"Expected head_weight to be a finite number, 0 or more, but got {head_weight}. The paper's is 1."
         raise ValueError(msg)
     from_surgery = _mean_score_map(scores, grid, size, sigma)
-    from_heads = gaussian_blur(torch.stack([head_map(layer, grid, size) for layer in logits]).mean(dim=0), sigma)
+    from_heads = gaussian_blur(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma)
     # The former lies in [-1, 1], the latter in [0, 1].
     return ((from_surgery + 1 + head_weight * from_heads) / (2 + head_weight)).clamp(0, 1)
 
@@ -249,6 +247,12 @@ def _check_patches(name: str, layers: Sequence[Tensor], grid: tuple[int, int]) -
             f"but got layers of {[layer.shape[-1] for layer in layers]} patches. Pass the grid of the same image."
         )
         raise ValueError(msg)
+
+
+def _apply(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
+    """Apply float64 matrices to both axes of maps ``(..., h, w)``, in float32; not all devices have float64."""
+    rows, columns = (matrix.float().to(maps.device) for matrix in (rows, columns))
+    return rows @ maps.float() @ columns.T
 
 
 def _upsample_matrix(source: int, target: int, *, align_corners: bool) -> Tensor:
