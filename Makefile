@@ -7,8 +7,7 @@ VENV_OPENCLIP2 := .venv-openclip2
 
 QUICKSTART ?= $(VENV)/bin/python -m anomalib_clipad.quickstart
 # What runs a second time, on open_clip 2.24: all that touches CLIP.
-OPENCLIP2_TESTS ?= tests/unit/clip $(addprefix tests/unit/test_,anomaly_map.py baselines.py heads.py lightning_model.py \
-	lightning_model_plus.py torch_model.py)
+OPENCLIP2_TESTS ?= tests/unit/clip tests/unit/scoring tests/unit/models tests/unit/benchmarks/test_baselines.py
 COMPARE_ARGS ?=
 BENCH_ARGS ?=
 WORKERS ?= 2

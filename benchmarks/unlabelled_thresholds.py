@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomalib_clipad import SDP, SyntheticDefects
-from anomalib_clipad.calibration import Calibration, CategoryStatistics, best_threshold, fuse
-from anomalib_clipad.unlabelled import calibrate_unlabelled, otsu_split
+from anomalib_clipad.post_processing.calibration import Calibration, CategoryStatistics, best_threshold, fuse
+from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled, otsu_split
 
 SHARES = (0, 5, 10, 20, 30, 50)
 SIZES = (100, 50, 20, 10)

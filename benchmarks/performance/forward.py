@@ -5,9 +5,9 @@
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_clipad.anomaly_map import class_probability, head_logits, patch_scores, sdp_map, sdp_plus_map
 from anomalib_clipad.clip.surgery import surgery_tokens
-from anomalib_clipad.post_processor import CategoryPostProcessor
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
+from anomalib_clipad.scoring.anomaly_map import class_probability, head_logits, patch_scores, sdp_map, sdp_plus_map
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import alternate, ratio

@@ -11,8 +11,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from anomalib_clipad.evaluator import CategoryEvaluator
-from anomalib_clipad.torch_model import SDPModel
+from anomalib_clipad.metrics.evaluator import CategoryEvaluator
+from anomalib_clipad.scoring.torch_model import SDPModel
 from benchmarks.performance.metrics import make_batch
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from anomalib.data import ImageBatch
 
-from anomalib_clipad.evaluator import CategoryEvaluator, default_metrics
+from anomalib_clipad.metrics.evaluator import CategoryEvaluator, default_metrics
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row
 

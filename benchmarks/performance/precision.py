@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomalib_clipad import SDP, SyntheticDefects
-from anomalib_clipad.torch_model import SDPModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import alternate, ratio

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from anomalib_clipad.clip.backbone import Backbone, load_backbone
 from anomalib_clipad.clip.surgery import stage_ends
-from anomalib_clipad.heads import LinearHeads
-from anomalib_clipad.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.scoring.heads import LinearHeads
+from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
 
 Model = TypeVar("Model", SDPModel, SDPPlusModel)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_clipad import SDP, SDPPlus, SyntheticDefects
-from anomalib_clipad.metrics_report import FILE_NAME, MetricsReport
+from anomalib_clipad.metrics.report import FILE_NAME, MetricsReport
 
 COMMANDS = {
     "SDP": "anomalib test --config configs/quickstart.yaml",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from anomalib_clipad.metrics_report import MetricsReport
+from anomalib_clipad.metrics.report import MetricsReport
 from anomalib_clipad.quickstart import COMMANDS, comparison
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from anomalib_clipad.base.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +73,9 @@ class TextCache:
         path = self.path(description)
         if path is None:
             return
-        # In the same folder, since a rename is atomic only within one file system.
-        temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(save({_TENSOR_NAME: embeddings.contiguous()}, metadata=dict(description)))
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with atomic_write(path) as draft:
+                draft.write_bytes(save({_TENSOR_NAME: embeddings.contiguous()}, metadata=dict(description)))
         except OSError as error:
             logger.warning("Text embeddings are not cached in %s: %s", path.parent, error)
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalib_clipad.compare.records import MAX_CURVE_POINTS, Curves
-from anomalib_clipad.rank_metrics import RankCurve, overlap_weights
+from anomalib_clipad.metrics.rank_metrics import RankCurve, overlap_weights
 
 
 def curves_of(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.compare.grid import JobSpec, find_class, make_datamodule
 from anomalib_clipad.compare.records import HEADS_FOLDER
 
@@ -46,10 +47,8 @@ def heads_path(output: Path, key: HeadsKey) -> Path:
 def keep(trained: Path, output: Path, key: HeadsKey) -> Path:
     """Move a file of trained heads to where they are kept, in one step."""
     path = heads_path(output, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    shutil.copyfile(trained, draft)
-    draft.replace(path)
+    with atomic_write(path) as draft:
+        shutil.copyfile(trained, draft)
     return path
 
 

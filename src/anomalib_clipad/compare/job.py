@@ -39,8 +39,8 @@ from anomalib_clipad.compare.records import (
     write_record,
 )
 from anomalib_clipad.compare.unclamped import without_clamp
-from anomalib_clipad.evaluator import default_metrics
-from anomalib_clipad.reference_pro import ReferencePRO
+from anomalib_clipad.metrics.evaluator import default_metrics
+from anomalib_clipad.metrics.reference_pro import ReferencePRO
 
 LOG_FILE = "log.txt"
 _CHATTY = ("anomalib", "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "py.warnings")

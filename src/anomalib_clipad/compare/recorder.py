@@ -12,16 +12,16 @@ from anomalib.data import ImageBatch
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional
 
-from anomalib_clipad.category_buffer import CategoryBuffer
 from anomalib_clipad.compare.curves import curves_of
 from anomalib_clipad.compare.records import MAX_MAP_SIDE, Curves, Images
-from anomalib_clipad.evaluator import CategoryEvaluator
+from anomalib_clipad.metrics.category_buffer import CategoryBuffer
+from anomalib_clipad.metrics.evaluator import CategoryEvaluator
 
 _FIELDS = ("pred_score", "gt_label", "anomaly_map", "gt_mask")
 
 
 class RecordingEvaluator(CategoryEvaluator):
-    """:class:`~anomalib_clipad.evaluator.CategoryEvaluator` for one category, whose images it keeps.
+    """:class:`~anomalib_clipad.metrics.evaluator.CategoryEvaluator` for one category, whose images it keeps.
 
     As the evaluator it sees each batch after the model's post-processor, as the metrics do.
 

@@ -15,7 +15,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from anomalib_clipad.base.files import atomic_write
 
 CONFIG_FILE = "compare.yaml"
 GRID_FILE = "grid.json"
@@ -219,9 +220,7 @@ def write_grid(output: Path, jobs: Sequence[str]) -> Path:
 def write_images(output: Path, job: str, images: Images) -> Path:
     """Write the scores and maps of a job."""
     path = job_folder(output, job) / IMAGES_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    with draft.open("wb") as file:
+    with atomic_write(path) as draft, draft.open("wb") as file:
         np.savez_compressed(
             file,
             image_path=images.image_path,
@@ -230,7 +229,6 @@ def write_images(output: Path, job: str, images: Images) -> Path:
             pred_score=images.pred_score,
             maps=images.maps,
         )
-    draft.replace(path)
     return path
 
 
@@ -266,11 +264,6 @@ def _existing(path: Path) -> Path:
 
 
 def _write_json(path: Path, content: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())  # a record that survives a power cut must be whole
-    draft.replace(path)
+    with atomic_write(path) as draft:
+        draft.write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
     return path

@@ -11,9 +11,9 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 
+from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.categories import image_categories, own_name
 from anomalib_clipad.data.labelled import LabelledImages, labelled_images
-from anomalib_clipad.data.masks import list_some
 from anomalib_clipad.data.published import MVTEC_AD, VISA
 from anomalib_clipad.data.resumable import training_loader
 

@@ -9,9 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image, UnidentifiedImageError
 
+from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.image_files import DEEP_MODES
-
-_LISTED = 5
 
 
 def check_depth(paths: Iterable[str | Path]) -> None:
@@ -25,7 +24,7 @@ def check_depth(paths: Iterable[str | Path]) -> None:
     deep = [path for path in paths if _mode(path) in DEEP_MODES]
     if deep:
         msg = (
-            f"Expected images of 8 bits a channel, but got {len(deep)} of more: {_list(deep)}. "
+            f"Expected images of 8 bits a channel, but got {len(deep)} of more: {list_some(deep)}. "
             "Scale them to 8 bits first, for example with numpy: (image // 257).astype('uint8') for 16 bits."
         )
         raise ValueError(msg)
@@ -73,7 +72,7 @@ class ImageCheck(Callback):
         if broken:
             msg = (
                 f"Expected all images to be readable, but got {len(broken)} that are truncated or no images: "
-                f"{_list(broken)}. Replace or remove these files."
+                f"{list_some(broken)}. Replace or remove these files."
             )
             raise OSError(msg) from exception
 
@@ -102,8 +101,3 @@ def _is_readable(path: str | Path) -> bool:
     except (OSError, SyntaxError):
         return False
     return True
-
-
-def _list(paths: list[str | Path]) -> str:
-    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    return ", ".join(str(path) for path in paths[:_LISTED]) + more

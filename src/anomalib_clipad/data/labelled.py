@@ -16,8 +16,9 @@ from anomalib.data.utils import LabelName, ValSplitMode
 from torch.utils.data import ConcatDataset
 from torchvision.transforms.v2 import Transform
 
+from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.image_check import check_depth
-from anomalib_clipad.data.masks import check_masks, list_some, unpaired, unpaired_in_layout
+from anomalib_clipad.data.masks import check_masks, unpaired, unpaired_in_layout
 
 COMMANDS = {
     "MVTecAD": "`anomalib train --model anomalib_clipad.SDPPlus --data MVTec`",

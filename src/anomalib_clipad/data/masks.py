@@ -13,10 +13,10 @@ from pandas import DataFrame
 from PIL import Image
 from tqdm import tqdm
 
+from anomalib_clipad.base.text import list_some
+
 MAX_CLASS_ID = 31
 """Values up to here are taken for numbers of defect classes, as in VisA, and not for grey levels."""
-
-_LISTED = 5
 
 
 def check_masks(samples: DataFrame) -> None:
@@ -84,12 +84,6 @@ def unpaired_in_layout(category: Path) -> list[Path]:
         for label in sorted(labels - {"good"})
         for path in unpaired(_files(category / "test" / label), _files(category / "ground_truth" / label))
     ]
-
-
-def list_some(items: Sequence[object]) -> str:
-    """List the first few items for a message, and say how many more there are."""
-    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return ", ".join(str(item) for item in items[:_LISTED]) + more
 
 
 def _check(image_path: str, mask_path: str) -> None:

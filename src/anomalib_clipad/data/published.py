@@ -22,7 +22,8 @@ from anomalib.data.datasets.image.visa import VisaDataset
 from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import DownloadInfo, Split, concatenate_datasets, download_and_extract
 
-from anomalib_clipad.data.masks import list_some, unpaired_in_layout
+from anomalib_clipad.base.text import list_some
+from anomalib_clipad.data.masks import unpaired_in_layout
 
 
 def concatenate_categories(datasets: Sequence[AnomalibDataset]) -> AnomalibDataset:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of a comparison for people: CSV, Markdown, and a page that is one file."""
 
-import uuid
 from pathlib import Path
 
+from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.compare.records import read_grid, read_records
 from anomalib_clipad.compare.report.page import page_text
 from anomalib_clipad.compare.report.tables import by_dataset
@@ -40,14 +40,5 @@ def write_report(output: Path) -> None:
         PAGE_FILE: page_text(output, results, n_jobs),
     }
     for name, text in texts.items():
-        _write(output / name, text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file in one step: a browser that reloads it never sees half of it."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        with atomic_write(output / name) as draft:
+            draft.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,200 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is deployed of a model, and its files: PyTorch, ONNX and OpenVINO.
+
+Raw images in, calibrated scores out; the text vectors are constants and the text tower is not needed any more. Files
+appear complete or not at all.
+"""
+
+import copy
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.pre_processing import PreProcessor
+from torch import Tensor, nn
+from torchvision.transforms.v2 import Transform
+
+from anomalib_clipad._version import __version__
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
+from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
+
+CLASS_INPUT = "class_index"
+"""Second input of a graph of several classes."""
+
+METADATA_SECTION = "anomalib_clipad"
+"""Section of OpenVINO's rt_info that holds what ONNX has among its metadata."""
+
+
+class ExportedModel(nn.Module):
+    """Pre-processing, model and post-processing in one: raw images in, ``InferenceBatch`` out.
+
+    Args:
+        transform: Pre-processing of raw images; ``None`` for none.
+        model: SDP or SDP+ with the text embeddings of the exported classes only.
+        post_processor: Post-processor with their calibrations only; ``None`` for none.
+
+    Attributes:
+        class_names: The K exported classes; ``class_index`` points into them.
+    """
+
+    def __init__(
+        self,
+        transform: nn.Module | None,
+        model: SDPModel | SDPPlusModel,
+        post_processor: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.model = model
+        self.post_processor = post_processor
+        self.class_names: tuple[str, ...] = tuple(model.texts.names)
+
+    def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
+        """Score raw images.
+
+        A graph cannot raise: images of an index without a class get scores and maps that are not a number.
+
+        Args:
+            image: Images (B, 3, H, W) in [0, 1].
+            class_index: Class of each image (B,), an index into ``class_names``; ``None`` where there is one class.
+
+        Returns:
+            Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
+
+        Raises:
+            ValueError: If ``class_index`` is missing, or there is no such class. Not in an exported graph.
+        """
+        if not torch.compiler.is_exporting():
+            self._check(image, class_index)
+        known = None
+        if class_index is not None:
+            known = (class_index >= 0) & (class_index < len(self.class_names))
+            class_index = class_index.clamp(0, len(self.class_names) - 1)
+        predictions = self.model(image if self.transform is None else self.transform(image), class_index)
+        if isinstance(self.post_processor, CategoryPostProcessor):
+            predictions = self.post_processor(predictions, class_index)
+        elif self.post_processor is not None:
+            predictions = self.post_processor(predictions)
+        return predictions if known is None else _without_unknown(predictions, known)
+
+    def _check(self, image: Tensor, class_index: Tensor | None) -> None:
+        valid = "Classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(self.class_names)) + "."
+        if class_index is None:
+            if len(self.class_names) > 1:
+                msg = f"Expected class_index for a model of {len(self.class_names)} classes, but got none. {valid}"
+                raise ValueError(msg)
+        elif class_index.shape != image.shape[:1]:
+            msg = (
+                f"Expected class_index to hold one index for each of {len(image)} images, "
+                f"but got shape {tuple(class_index.shape)}."
+            )
+            raise ValueError(msg)
+        elif not ((class_index >= 0) & (class_index < len(self.class_names))).all():
+            msg = (
+                f"Expected class_index to be between 0 and {len(self.class_names) - 1}, "
+                f"but got {class_index.tolist()}. {valid}"
+            )
+            raise ValueError(msg)
+
+
+def _without_unknown(predictions: InferenceBatch, known: Tensor) -> InferenceBatch:
+    """Replace what was said about images of no known class (B,)."""
+    nan = torch.full_like(predictions.pred_score, torch.nan)
+    pixels = known[:, None, None]
+    return InferenceBatch(
+        pred_score=torch.where(known, predictions.pred_score, nan),
+        pred_label=None if predictions.pred_label is None else predictions.pred_label & known,
+        anomaly_map=torch.where(pixels, predictions.anomaly_map, nan[:, None, None]),
+        pred_mask=None if predictions.pred_mask is None else predictions.pred_mask & pixels,
+    )
+
+
+def engine_transform(pre_processor: nn.Module | None) -> Transform | nn.Module | None:
+    """Transform that the engine applies to images, antialiasing included; ``PreProcessor.forward`` leaves that out."""
+    return pre_processor.transform if isinstance(pre_processor, PreProcessor) else pre_processor
+
+
+def select_classes(
+    model: SDPModel | SDPPlusModel, post_processor: nn.Module | None, class_index: Sequence[int]
+) -> tuple[SDPModel | SDPPlusModel, nn.Module | None]:
+    """Copy a model and its post-processor with some of their classes only; the vision tower is shared.
+
+    Args:
+        model: Model to copy; like the post-processor it is not altered.
+        post_processor: Post-processor to copy.
+        class_index: Classes to keep, in the order wanted.
+    """
+    chosen = copy.deepcopy(model, {id(model.visual): model.visual}).requires_grad_(False).eval()
+    indices = list(class_index)
+    chosen.texts.replace([model.texts.names[index] for index in indices], model.texts.embeddings[indices].clone())
+    calibrated = _without_model(post_processor)
+    if isinstance(calibrated, CategoryPostProcessor):
+        calibrated.select(indices)
+    return chosen, calibrated
+
+
+def _without_model(post_processor: nn.Module | None) -> nn.Module | None:
+    """Copy a post-processor without what ties it to its model.
+
+    Lightning lends callbacks two methods of the module that they serve. Copied or pickled they would take along that
+    module, text tower included.
+    """
+    copied = copy.copy(post_processor)
+    for borrowed in ("log", "log_dict"):
+        vars(copied or nn.Module()).pop(borrowed, None)
+    return copy.deepcopy(copied)
+
+
+def metadata(exported: ExportedModel, name: str, backbone: str) -> dict[str, str]:
+    """What the files say about themselves: strings, of which ``class_names`` is a JSON list."""
+    calibrated = exported.post_processor
+    return {
+        "class_names": json.dumps(list(exported.class_names)),
+        "calibrated": json.dumps(
+            [
+                isinstance(calibrated, CategoryPostProcessor) and calibrated.is_calibrated(index)
+                for index in range(len(exported.class_names))
+            ]
+        ),
+        "model": name,
+        "backbone": backbone,
+        "version": __version__,
+    }
+
+
+def write_torch(exported: ExportedModel, path: Path) -> Path:
+    """Write what the host's ``TorchInferencer`` reads: a pickle of the module under the key ``model``."""
+    with staging(path.parent) as folder:
+        torch.save({"model": exported}, folder / path.name)
+    return path
+
+
+def require_modules(*names: str) -> None:
+    """Refuse to go on without packages that export needs.
+
+    Raises:
+        ModuleNotFoundError: If one of them is not installed.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = (
+            f"Expected {', '.join(missing)} to be installed for this export, but found none. "
+            "Run `pip install 'anomalib-clipad[openvino]'`."
+        )
+        raise ModuleNotFoundError(msg, name=missing[0])
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Folder whose files move to ``folder`` once all are written; after an error they are gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+        yield Path(temporary)
+        for path in Path(temporary).iterdir():
+            path.replace(folder / path.name)

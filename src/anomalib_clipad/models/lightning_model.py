@@ -1,0 +1,126 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""SDP as an anomalib model class: wiring, no maths."""
+
+from typing import Any, Literal
+
+from anomalib import LearningType
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
+from torch import nn
+
+from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, load_backbone
+from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
+from anomalib_clipad.clip.surgery import Taps
+from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.models.clip_module import (
+    ClipModule,
+    Collaborators,
+    make_pre_processor,
+    resolve_sigma,
+    resolve_size,
+    warn_of_stand_in,
+)
+from anomalib_clipad.scoring.torch_model import SDPModel
+
+
+class SDP(ClipModule, AnomalibModule):
+    """SDP of CLIP-AD (https://arxiv.org/abs/2311.00453): zero-shot anomaly detection and segmentation.
+
+    A frozen CLIP compares the patches of an image with text vectors of the object's name, "flawless" against
+    "damaged". Nothing is trained. Validation, where there is data for it, only calibrates scores and thresholds.
+
+    Args:
+        backbone: open_clip architecture with a ViT and a class token. The default is a small stand-in that ships with
+            the package and **is not meant for real products**; the paper uses ``ViT-B-16-plus-240``.
+        pretrained: open_clip tag, local weights file or ``"random"``; ``None`` for the backbone's default weights.
+        class_name: What the images show. By default the datamodule's category, in a test set over several categories
+            each image's own, else "object".
+        prompts: Name of a ready prompt set, YAML file or mapping of states, templates and class names, see
+            :func:`~anomalib_clipad.clip.prompt_ensemble.resolve_prompts`. ``None`` for the paper's.
+        strategy: How representative text vectors are selected: mean, pca, kde, dbscan or mean_shift.
+        strategy_params: Parameters of the strategy that differ from the paper's, such as ``{"eps": 1.5}``.
+        layers: Tapped layers, 1-based; ``None`` for the ends of the four stages.
+        taps: ``"reference"`` or ``"block"``, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
+        sigma: Gaussian blur in pixels of the input; ``None`` for the paper's 8 pixels at 240, scaled to the input.
+        image_size: Height and width of the input in pixels, or one number for both; ``None`` for the backbone's own.
+        calibrate_unlabelled: In prediction, first set ranges and thresholds of each class from the images of the run,
+            which need no labels; each image is scored twice. See docs/thresholds.md.
+        staged: Restart the surgery path at each of the four stages. False is an ablation: one stage of all blocks.
+        architecture_surgery: Score value-value attention. False is an ablation: the patch tokens of the plain tower.
+        feature_surgery: Weight both texts by the class token. False is an ablation: both weigh the same.
+        cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
+        pre_processor: Pre-processor, or whether to use the default one.
+        post_processor: Post-processor, or whether to use the default,
+            ``CategoryPostProcessor``. Without one ``pred_score`` is the class
+            token's probability alone.
+        evaluator: Evaluator, or whether to use :class:`~anomalib_clipad.metrics.evaluator.CategoryEvaluator`.
+        visualizer: Visualizer, or whether to use :class:`~anomalib_clipad.prediction.visualizer.CategoryVisualizer`.
+
+    Raises:
+        FileNotFoundError: If a weights or prompts file does not exist.
+        RuntimeError: If weights cannot be downloaded.
+        TypeError: If the vision tower is not supported.
+        ValueError: If any other argument is invalid; the message names the valid values.
+
+    Example:
+        >>> from anomalib_clipad import SDP
+        >>> model = SDP(class_name="nut")
+        >>> model.learning_type.value
+        'zero_shot'
+    """
+
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        pretrained: str | None = None,
+        class_name: str | None = None,
+        prompts: str | dict[str, Any] | None = None,
+        strategy: str = "dbscan",
+        strategy_params: dict[str, Any] | None = None,
+        layers: list[int] | None = None,
+        taps: Taps = "reference",
+        sigma: float | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        calibrate_unlabelled: bool = False,
+        staged: bool = True,
+        architecture_surgery: bool = True,
+        feature_surgery: bool = True,
+        cache_dir: str | Literal[False] | None = None,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        clip = load_backbone(backbone, pretrained)
+        size = resolve_size(image_size, clip)
+        super().__init__(
+            pre_processor=make_pre_processor(size, clip.mean, clip.std) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, cache_dir)
+        self.collaborators = Collaborators(clip, text_engine)
+        self.class_name = class_name
+        self.calibrate_unlabelled = calibrate_unlabelled
+        self.model = SDPModel(
+            clip.model.visual,
+            layers,
+            taps,
+            resolve_sigma(sigma, size),
+            staged=staged,
+            architecture_surgery=architecture_surgery,
+            feature_surgery=feature_surgery,
+        )
+        self.strict_loading = False  # a checkpoint lacks the frozen CLIP
+        warn_of_stand_in(clip)
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot: the host never fits the model."""
+        return LearningType.ZERO_SHOT
+
+    def configure_optimizers(self) -> None:
+        """Nothing is trained."""

@@ -1,0 +1,326 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""SDP+ as an anomalib model class: wiring, no maths."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, load_heads, save_heads
+from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads
+from anomalib_clipad.clip import embedded
+from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
+from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
+from anomalib_clipad.clip.surgery import Taps, normalise_layers
+from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.data.labelled import require_labelled_training_data
+from anomalib_clipad.models.clip_module import (
+    ClipModule,
+    Collaborators,
+    make_pre_processor,
+    resolve_sigma,
+    resolve_size,
+    warn_of_stand_in,
+)
+from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
+from anomalib_clipad.scoring.loss import segmentation_loss
+from anomalib_clipad.scoring.torch_model import SDPPlusModel
+from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint, TokenCaching
+from anomalib_clipad.training.token_cache import CachePlace, TokenBatch
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_HEADS = "embedded"
+"""Stands for the heads that ship with an embedded backbone."""
+
+HEADS_FILE = "heads.safetensors"
+"""Name of the file of trained heads in the results folder."""
+
+_LIGHTNINGS_EPOCHS = 1000
+"""What Lightning takes where the user gives no number of epochs."""
+
+_NO_HEADS = (
+    "Expected SDPPlus to have trained heads, but got none. Give a file (--model.heads heads.safetensors) or a "
+    "checkpoint (--ckpt_path), or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
+)
+
+
+class SDPPlus(ClipModule, AnomalibModule):
+    """SDP+ of CLIP-AD (https://arxiv.org/abs/2311.00453): SDP with linear heads trained on an auxiliary dataset.
+
+    The heads are trained once on the labelled images of one dataset (all its categories, normal and anomalous) and
+    used on others, zero-shot. Only they are trained and saved; CLIP stays frozen. The datamodule tells both datasets
+    apart: ``MVTec``, ``VisA``, ``SyntheticDefects`` and ``Transfer`` of this package train on an auxiliary one.
+
+    With heads, from a file or a checkpoint, the model is zero-shot. Without, it trains:
+    ``anomalib train --model anomalib_clipad.SDPPlus --data MVTec``.
+
+    Args:
+        backbone: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        pretrained: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        heads: File of trained heads: a ``.safetensors`` file of this package, a checkpoint, or an authors' file;
+            ``"embedded"`` for those that ship with ``clipad-tiny``.
+        class_name: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        prompts: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        strategy: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        strategy_params: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        layers: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        taps: As in ``SDP``; heads work only with those they were trained on.
+        sigma: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
+        image_size: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        calibrate_unlabelled: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        learning_rate: Learning rate of Adam; the paper's is 1e-4.
+        lr_scheduler: Makes a scheduler of the optimiser, which steps after each epoch: on the command line its class,
+            ``--model.lr_scheduler CosineAnnealingLR --model.lr_scheduler.T_max 5``; ``None`` for a constant rate.
+        epochs: Epochs of training unless the trainer is given ``max_epochs`` or ``max_steps``; the paper's are 5.
+        seed: Seed of the heads and of the order of the images.
+        cache: Keep the tokens of the training images in ``"memory"`` or on ``"disk"``, so that the tower runs over
+            each only once; ``None`` for no cache.
+        validate_every_epoch: Validate after each epoch, for early stopping, and not only at the end.
+        cache_dir: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        pre_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        post_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        evaluator: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        visualizer: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        RuntimeError: If weights cannot be downloaded.
+        TypeError: If the vision tower is not supported.
+        ValueError: If heads do not fit the model, or any other argument is invalid.
+
+    Example:
+        >>> from anomalib_clipad import SDPPlus
+        >>> SDPPlus().learning_type.value  # it has no heads yet
+        'one_class'
+    """
+
+    model: SDPPlusModel
+
+    trains_on_auxiliary = True
+    """Asks this package's datamodules for labelled training images."""
+
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        pretrained: str | None = None,
+        heads: str | None = None,
+        class_name: str | None = None,
+        prompts: str | dict[str, Any] | None = None,
+        strategy: str = "dbscan",
+        strategy_params: dict[str, Any] | None = None,
+        layers: list[int] | None = None,
+        taps: Taps = "reference",
+        sigma: float | None = None,
+        head_weight: float = 1.0,
+        image_size: int | tuple[int, int] | None = None,
+        calibrate_unlabelled: bool = False,
+        learning_rate: float = 1e-4,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        epochs: int = 5,
+        seed: int = 42,
+        cache: CachePlace | None = None,
+        validate_every_epoch: bool = False,
+        cache_dir: str | Literal[False] | None = None,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        clip = load_backbone(backbone, pretrained)
+        size = resolve_size(image_size, clip)
+        super().__init__(
+            pre_processor=make_pre_processor(size, clip.mean, clip.std) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, cache_dir)
+        self.collaborators = Collaborators(clip, text_engine)
+        self.class_name = class_name
+        self.calibrate_unlabelled = calibrate_unlabelled
+        tapped = normalise_layers(layers, clip.depth)
+        linear_heads, self.heads_metadata = _make_heads(clip, tapped, taps, heads, seed)
+        self.model = SDPPlusModel(
+            clip.model.visual, linear_heads, tapped, taps, resolve_sigma(sigma, size), head_weight
+        )
+        self.has_heads = heads is not None
+        self.learning_rate, self.lr_scheduler, self.epochs, self.seed = learning_rate, lr_scheduler, epochs, seed
+        self.cache, self.validate_every_epoch = cache, validate_every_epoch
+        self._resumed_from: Any = None
+        self.strict_loading = False  # a checkpoint lacks the frozen CLIP
+        warn_of_stand_in(clip)
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot with heads; without, the host has to fit the model, which it does for one-class models."""
+        return LearningType.ZERO_SHOT if self.has_heads else LearningType.ONE_CLASS
+
+    def configure_optimizers(self) -> Any:
+        """Adam on the heads, as in the paper, and the user's schedule."""
+        optimizer = torch.optim.Adam(self.model.heads.parameters(), lr=self.learning_rate)
+        scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+        return LightningCLI.configure_optimizers(self, optimizer, scheduler)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the host's components and, where heads are to be trained, what their training needs."""
+        callbacks = super().configure_callbacks()
+        if not self.has_heads:
+            caching = [] if self.cache is None else [TokenCaching(self.cache, self._tap)]
+            callbacks += [*caching, CompleteModel(), ResumeCheckpoint()]
+        return callbacks
+
+    def train(self, mode: bool = True) -> "SDPPlus":
+        """Set the mode of all but the frozen tower, which Lightning would put in training mode too."""
+        super().train(mode)
+        self.model.visual.eval()
+        return self
+
+    def setup(self, stage: str) -> None:
+        """Apply the seed, and the paper's schedule where the trainer was given none; check the training data.
+
+        Raises:
+            FileNotFoundError: If a mask is missing.
+            ValueError: If there are no labelled training images, or masks are not as they must be.
+        """
+        super().setup(stage)
+        if stage != TrainerFn.FITTING:
+            return
+        seed_everything(self.seed, workers=True, verbose=False)
+        trainer = self.trainer
+        if trainer.max_epochs == _LIGHTNINGS_EPOCHS and trainer.max_steps == -1:
+            trainer.fit_loop.max_epochs = self.epochs
+            logger.info("Training for %d epochs.", self.epochs)
+        as_by_default = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0
+        if as_by_default and not self.validate_every_epoch:
+            trainer.check_val_every_n_epoch = sys.maxsize  # there is a validation at the end, however it comes
+        require_labelled_training_data(self._datamodule)
+        if self.class_name is None:  # all now: processes meet them in orders of their own
+            self._indices(getattr(self._datamodule, "auxiliary_categories", ()))
+
+    def training_step(self, batch: ImageBatch | TokenBatch, batch_idx: int) -> Tensor:
+        """Loss of a batch: focal and Dice of each head's map.
+
+        Raises:
+            RuntimeError: If the loss is not finite; the message names the images.
+        """
+        del batch_idx
+        patches = batch.patches if isinstance(batch, TokenBatch) else self.model.tapped_patches(batch.image)
+        mask = batch.gt_mask
+        maps = self.model.logit_maps(patches, (mask.shape[-2], mask.shape[-1]), self.class_index(batch))
+        loss = segmentation_loss(maps, mask)
+        total = loss.total
+        if not torch.isfinite(total):
+            msg = (
+                f"Expected the loss to be finite, but got {total.item()} for the images {list(batch.image_path)}. "
+                "Look at these files and their masks, or lower learning_rate."
+            )
+            raise RuntimeError(msg)
+        parts = {"train_focal": loss.focal.sum(), "train_dice": loss.dice.sum()}
+        size = batch.batch_size
+        self.log("train_loss", total, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=size)
+        return total
+
+    def on_fit_end(self) -> None:
+        """Keep the heads, and write them beside the results."""
+        self.has_heads, self._resumed_from = True, self.trainer.ckpt_path
+        self.heads_metadata = self._describe_heads()
+        if self.trainer.is_global_zero:
+            path = save_heads(Path(self.trainer.default_root_dir) / HEADS_FILE, self.model.heads, self.heads_metadata)
+            logger.info("Heads: %s", path)
+
+    def on_test_start(self) -> None:
+        """Refuse to test what was not trained.
+
+        Raises:
+            RuntimeError: If the model has no heads.
+        """
+        if not self.has_heads:
+            raise RuntimeError(_NO_HEADS)
+
+    on_predict_start = on_test_start
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the heads and what they were made for."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CHECKPOINT_KEY][CHECKPOINT_METADATA] = self._describe_heads().encode()
+        checkpoint["hyper_parameters"]["heads"] = None  # they are in the checkpoint
+        checkpoint["hyper_parameters"]["lr_scheduler"] = None  # code, which checkpoints must not hold
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint's heads fit the model.
+
+        Raises:
+            ValueError: If they do not, or the checkpoint is of another model.
+        """
+        function = None if self._trainer is None else self.trainer.state.fn
+        if function == TrainerFn.TESTING and self._resumed_from and self.trainer.ckpt_path == self._resumed_from:
+            # The host's train tests with the checkpoint that it resumed from: what was trained since is newer.
+            self._resumed_from = None
+            checkpoint["state_dict"], checkpoint["callbacks"] = self.state_dict(), {}
+            return
+        super().on_load_checkpoint(checkpoint)
+        if function == TrainerFn.FITTING and "optimizer_states" not in checkpoint:
+            msg = (
+                f"Expected ckpt_path to be a checkpoint that training can go on from, but got {self.trainer.ckpt_path} "
+                f"without the optimiser's state. Pass {RESUME_FILE} of the same results, or test this one."
+            )
+            raise ValueError(msg)
+        metadata = HeadsMetadata.decode(checkpoint[CHECKPOINT_KEY][CHECKPOINT_METADATA])
+        clip = self.collaborators.backbone
+        check_heads(self.model.heads, metadata, clip, self.model.layers, self.model.taps, "the checkpoint")
+        if function != TrainerFn.FITTING:  # heads that are trained further are described anew
+            self.heads_metadata, self.has_heads = metadata, True
+
+    def _tap(self, batch: ImageBatch) -> TappedPatches:
+        """Patches of a batch that comes straight from the dataset."""
+        image = batch.image.to(self.device)
+        return self.model.tapped_patches(self.pre_processor.transform(image) if self.pre_processor else image)
+
+    def _describe_heads(self) -> HeadsMetadata:
+        """What the heads were made for; of heads that were loaded, what their file says."""
+        if self.heads_metadata is not None:
+            return self.heads_metadata
+        clip, datamodule, hyper_parameters = self.collaborators.backbone, self._datamodule, self.hparams
+        return HeadsMetadata(
+            backbone=clip.name,
+            pretrained=clip.pretrained,
+            fingerprint=clip.fingerprint,
+            layers=self.model.layers,
+            taps=self.model.taps,
+            auxiliary=", ".join(getattr(datamodule, "auxiliary_names", ())) or None,
+            categories=tuple(getattr(datamodule, "auxiliary_categories", ())),
+            prompts=str(hyper_parameters.get("prompts") or "industrial"),
+            strategy=hyper_parameters.get("strategy"),
+            seed=self.seed,
+            steps=self.trainer.global_step,
+            metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
+        )
+
+
+def _make_heads(
+    backbone: Backbone, layers: tuple[int, ...], taps: Taps, path: str | None, seed: int
+) -> tuple[LinearHeads, HeadsMetadata | None]:
+    """Read heads from a file and check them, or make new ones from the seed."""
+    if path is not None:
+        file = embedded.heads_file(backbone.name) if path == EMBEDDED_HEADS else Path(path)
+        heads, metadata = load_heads(file)
+        check_heads(heads, metadata, backbone, layers, taps, file)
+        return heads, metadata
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LinearHeads(backbone.width, backbone.embed_dim, len(layers)), None

@@ -1,0 +1,224 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Post-processing per category: image score fusion, normalisation and thresholds that validation calibrates."""
+
+from typing import Any, Protocol, cast
+
+import torch
+from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.post_processing import PostProcessor
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from anomalib_clipad.base.processes import gather
+from anomalib_clipad.post_processing.calibration import (
+    Calibration,
+    CategoryStatistics,
+    fuse,
+    fused_bounds,
+    rescale,
+    unit_calibration,
+)
+from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
+
+_BUFFERS = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds")
+"""Attributes that hold the fields of :class:`Calibration`, stacked over classes."""
+
+
+class ClassifyingModule(Protocol):
+    """What the post-processor asks of the Lightning module that it serves."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes known so far."""
+
+    def class_index(self, batch: ImageBatch) -> Tensor:
+        """Class of each image (B,), an index into ``class_names``."""
+
+
+class CategoryPostProcessor(PostProcessor):
+    """Turns the class probability and the map of SDP into normalised scores, labels and masks.
+
+    Validation measures, for each category by itself, the ranges of class probability and map maximum that the fused
+    image score needs (``fuse``), the range of the map, and the thresholds of highest
+    F1. They are saved in checkpoints and exported with the model. A category that was not validated is scored with
+    full ranges and thresholds of 0.5.
+
+    Normalisation maps the threshold to 0.5 and keeps the order of all scores, so that AUROC, AUPR, F1Max and AUPRO are
+    those of the raw scores; the host's own post-processor clamps.
+
+    Args:
+        enable_normalization: Emit normalised scores and maps. Otherwise the image score is fused all the same and
+            the map is left as it is.
+        enable_thresholding: Emit labels and masks.
+        enable_threshold_matching: Accepted for the host's sake; both thresholds are always defined here.
+        image_sensitivity: In [0, 1]; a label is set where the normalised score exceeds 1 minus it.
+        pixel_sensitivity: The same for masks.
+    """
+
+    score_ranges: Tensor
+    image_thresholds: Tensor
+    pixel_ranges: Tensor
+    pixel_thresholds: Tensor
+
+    def __init__(
+        self,
+        enable_normalization: bool = True,
+        enable_thresholding: bool = True,
+        enable_threshold_matching: bool = True,
+        image_sensitivity: float = 0.5,
+        pixel_sensitivity: float = 0.5,
+    ) -> None:
+        super().__init__(
+            enable_normalization=enable_normalization,
+            enable_thresholding=enable_thresholding,
+            enable_threshold_matching=enable_threshold_matching,
+            image_sensitivity=image_sensitivity,
+            pixel_sensitivity=pixel_sensitivity,
+        )
+        for name, value in zip(_BUFFERS, unit_calibration(), strict=True):
+            self.register_buffer(name, value[None])
+        self._statistics: dict[int, CategoryStatistics] = {}
+
+    def resize(self, n_classes: int) -> None:
+        """Hold calibrations of ``n_classes`` classes; known ones are kept, new ones are uncalibrated."""
+        for name, default in zip(_BUFFERS, unit_calibration(), strict=True):
+            known = getattr(self, name)[:n_classes]
+            missing = default.to(known).expand(n_classes - len(known), *default.shape)
+            setattr(self, name, torch.cat([known, missing]))
+
+    def select(self, indices: list[int]) -> None:
+        """Keep the calibrations of the classes of these indices only, in this order."""
+        for name in _BUFFERS:
+            setattr(self, name, getattr(self, name)[indices].clone())
+
+    def calibrate(self, index: int, calibration: Calibration) -> None:
+        """Use ``calibration`` for the class of that index."""
+        for name, value in zip(_BUFFERS, calibration, strict=True):
+            buffer = getattr(self, name).clone()  # which may be an inference tensor, closed to changes
+            buffer[index] = value
+            setattr(self, name, buffer)
+
+    def is_calibrated(self, index: int) -> bool:
+        """Whether the class of that index has a calibration of its own."""
+        return any(
+            not torch.equal(getattr(self, name)[index].cpu(), default)
+            for name, default in zip(_BUFFERS, unit_calibration(), strict=True)
+        )
+
+    def forget_statistics(self) -> None:
+        """Forget what was observed so far."""
+        self._statistics = {}
+
+    def observe(self, predictions: ImageBatch | InferenceBatch, class_index: Tensor) -> None:
+        """Add B raw predictions, with labels and masks where known, to the statistics of their classes (B,)."""
+        truth = [getattr(predictions, name, None) for name in ("gt_label", "gt_mask")]
+        for index in class_index.unique().tolist():
+            rows = (class_index == index).nonzero().flatten()
+            self._statistics.setdefault(index, CategoryStatistics()).update(
+                predictions.pred_score[rows],
+                predictions.anomaly_map[rows],
+                *(None if known is None else known[rows] for known in truth),
+            )
+
+    def calibrate_observed(self, class_names: list[str], *, unlabelled: bool = False) -> None:
+        """Calibrate each class that was observed, by any process, on its own statistics.
+
+        Args:
+            class_names: Names of the classes by index.
+            unlabelled: Find the thresholds without labels (``calibrate_unlabelled``).
+        """
+        observed = {class_names[index]: statistics for index, statistics in self._statistics.items()}
+        for name, statistics in _joined(observed).items():
+            if name in class_names:
+                calibration = calibrate_unlabelled(statistics, name) if unlabelled else statistics.calibration()
+                self.calibrate(class_names.index(name), calibration)
+        self.forget_statistics()
+
+    def forward(self, predictions: InferenceBatch, class_index: Tensor | None = None) -> InferenceBatch:
+        """Post-process raw predictions.
+
+        Args:
+            predictions: ``pred_score`` (B,), the class probability, and ``anomaly_map`` (B, H, W), both in [0, 1].
+            class_index: Class of each image (B,); ``None`` for the first class.
+
+        Returns:
+            Image scores (B,) and maps (B, H, W) in [0, 1], labels (B,) and masks (B, H, W).
+        """
+        probability, anomaly_map = predictions.pred_score, predictions.anomaly_map
+        ranges, image_threshold, pixel_range, pixel_threshold = self._calibration(class_index)
+        fused = fuse(probability, anomaly_map.amax(dim=(-2, -1)), ranges)
+        zero, one = torch.zeros_like(fused), torch.ones_like(fused)
+        bounds = fused_bounds(ranges)
+        normalised_score = rescale(fused, zero, image_threshold, one, bounds)
+        low, middle, high, nothing, everything = (
+            point[..., None, None] for point in (pixel_range[..., 0], pixel_threshold, pixel_range[..., 1], zero, one)
+        )
+        normalised_map = rescale(anomaly_map, low, middle, high, (nothing, everything))
+        emitted = self.enable_normalization
+        return InferenceBatch(
+            pred_score=normalised_score if emitted else rescale(fused, zero, (zero + one) / 2, one, bounds),
+            anomaly_map=normalised_map if emitted else anomaly_map,
+            pred_label=normalised_score > 1 - self.image_sensitivity if self.enable_thresholding else None,
+            pred_mask=normalised_map > 1 - self.pixel_sensitivity if self.enable_thresholding else None,
+        )
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier, perhaps interrupted, validation."""
+        del trainer, pl_module
+        self.forget_statistics()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: ImageBatch, *args: Any, **kwargs: Any
+    ) -> None:
+        """Add a batch of raw predictions to the statistics of its categories."""
+        del trainer, args, kwargs
+        self.observe(outputs, _classifying(pl_module).class_index(outputs))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate the categories that were validated."""
+        del trainer
+        self.calibrate_observed(_classifying(pl_module).class_names)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: ImageBatch, *args: Any, **kwargs: Any
+    ) -> None:
+        """Post-process a batch in place."""
+        del trainer, args, kwargs
+        raw = InferenceBatch(pred_score=outputs.pred_score, anomaly_map=outputs.anomaly_map)
+        outputs.update(**self(raw, _classifying(pl_module).class_index(outputs))._asdict())
+
+    on_predict_batch_end = on_test_batch_end
+
+    def _calibration(self, class_index: Tensor | None) -> Calibration:
+        """Calibration of each image's class, or of the first class."""
+        chosen = 0 if class_index is None else class_index
+        return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS))
+
+
+def require_calibratable(post_processor: nn.Module | None) -> CategoryPostProcessor:
+    """Return the post-processor if it can be calibrated.
+
+    Raises:
+        RuntimeError: If it cannot.
+    """
+    if isinstance(post_processor, CategoryPostProcessor):
+        return post_processor
+    msg = (
+        "Expected post_processor to be a CategoryPostProcessor for calibration, but got "
+        f"{type(post_processor).__name__}. Leave post_processor at its default."
+    )
+    raise RuntimeError(msg)
+
+
+def _classifying(module: LightningModule) -> ClassifyingModule:
+    return cast("ClassifyingModule", module)
+
+
+def _joined(statistics: dict[str, CategoryStatistics]) -> dict[str, CategoryStatistics]:
+    """Join the statistics of all processes."""
+    merged: dict[str, CategoryStatistics] = {}
+    for part in gather(statistics):
+        for name, seen in part.items():
+            merged.setdefault(name, CategoryStatistics()).merge(seen)
+    return merged

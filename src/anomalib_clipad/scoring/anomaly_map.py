@@ -1,0 +1,289 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""From embeddings to anomaly maps: pure functions, in float32 whatever the precision of their input.
+
+Upsampling and blur are linear and separable, so each is a small matrix applied to the rows and another one applied to
+the columns. One product of the two replaces both steps, on the small patch grid instead of the large map. Call these
+functions outside autocast, which would run the products in half precision.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# scipy.ndimage.gaussian_filter cuts its kernel off at this many standard deviations.
+_BLUR_TRUNCATE = 4.0
+
+
+def cosines(embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
+    """Cosines of every token to the two text embeddings.
+
+    Args:
+        embeddings: Image-side embeddings ``(B, 1 + N, C)``; need not be normalised.
+        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+
+    Returns:
+        Cosines ``(B, 1 + N, 2)``, ordered (normal, anomalous).
+    """
+    # Dividing the products by the lengths saves a normalised copy of all tokens.
+    embeddings = embeddings.float()
+    products = embeddings @ functional.normalize(text_embeddings.float(), dim=-2)
+    return products / torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def patch_scores(embeddings: Tensor, text_embeddings: Tensor, *, feature_surgery: bool = True) -> Tensor:
+    """Anomaly score of every patch at one tapped layer: feature surgery over two classes, in closed form.
+
+    With cosines s of a patch and p, the softmax over the cosines of the class token, the class weighting and the
+    subtraction of redundant features come down to ``p_a * s_a - p_n * s_n``: nothing larger than ``(B, N, 2)`` is
+    needed.
+
+    Args:
+        embeddings: Surgery tokens of the layer, class token first, ``(B, 1 + N, C)``; need not be normalised.
+        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        feature_surgery: Weight both texts by the class token. Otherwise they weigh the same, ``(s_a - s_n) / 2``: an
+            ablation.
+
+    Returns:
+        Scores ``(B, N)`` in [-1, 1], high where anomalous.
+    """
+    similarity = cosines(embeddings, text_embeddings)
+    class_token = similarity[:, :1] if feature_surgery else torch.zeros_like(similarity[:, :1])
+    weights = class_token.softmax(dim=-1)  # (B, 1, 2); the reference uses no temperature here
+    normal, anomalous = (weights * similarity[:, 1:]).unbind(dim=-1)
+    return anomalous - normal
+
+
+def class_probability(embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
+    """Probability that an image is anomalous, by its class token alone, as in zero-shot classification.
+
+    Args:
+        embeddings: Tokens of the last layer, class token first, ``(B, 1 + N, C)``; need not be normalised.
+        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        logit_scale: Factor on the cosines before the softmax; 100 is what CLIP models are trained towards.
+
+    Returns:
+        Probabilities ``(B,)``.
+    """
+    return (logit_scale * cosines(embeddings[:, :1], text_embeddings)).softmax(dim=-1)[:, 0, 1]
+
+
+def upsample(patch_map: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """Bilinear interpolation of patch maps ``(..., h, w)`` to ``size`` pixels, ``(..., H, W)``.
+
+    Equal to ``torch.nn.functional.interpolate``, whose gradient takes a quarter of the time of a training step.
+    """
+    rows, columns = (
+        _upsample_matrix(source, target, align_corners=align_corners)
+        for source, target in zip(patch_map.shape[-2:], size, strict=True)
+    )
+    return _apply(rows, patch_map, columns)
+
+
+def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur, equal to ``scipy.ndimage.gaussian_filter`` with its default arguments.
+
+    Args:
+        anomaly_map: Maps ``(B, H, W)``.
+        sigma: Standard deviation in pixels; 0 leaves the maps as they are.
+
+    Returns:
+        Blurred maps ``(B, H, W)``.
+
+    Raises:
+        ValueError: If ``sigma`` is negative or not finite.
+    """
+    rows, columns = (_blur_matrix(side, sigma) for side in anomaly_map.shape[-2:])
+    return _apply(rows, anomaly_map, columns)
+
+
+def upsample_and_blur(patch_map: Tensor, size: tuple[int, int], sigma: float, *, align_corners: bool = False) -> Tensor:
+    """:func:`upsample`, then :func:`gaussian_blur`, at a fraction of the cost.
+
+    Args:
+        patch_map: Maps ``(B, h, w)``.
+        size: Height and width wanted, in pixels.
+        sigma: Standard deviation of the blur in pixels.
+        align_corners: How to upsample, as in ``torch.nn.functional.interpolate``.
+
+    Returns:
+        Maps ``(B, H, W)``.
+
+    Raises:
+        ValueError: If ``sigma`` is negative or not finite.
+    """
+    rows, columns = (
+        _blur_matrix(target, sigma) @ _upsample_matrix(source, target, align_corners=align_corners)
+        for source, target in zip(patch_map.shape[-2:], size, strict=True)
+    )
+    return _apply(rows, patch_map, columns)
+
+
+def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
+    """Logit of every patch at one head of SDP+ that it is anomalous rather than normal.
+
+    A softmax over two cosines is the sigmoid of their difference, so that one product ``u (t_a - t_n)`` suffices. As in
+    :func:`cosines` it is divided by the length of u, which saves a normalised copy of all patches and its gradient.
+
+    Args:
+        patch_embeddings: Patch embeddings ``(B, N, C)``, see ``LinearHeads``; need not be
+            normalised.
+        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        logit_scale: Factor on the cosines, as in :func:`class_probability`.
+
+    Returns:
+        Logits ``(B, N)``.
+    """
+    normal, anomalous = functional.normalize(text_embeddings.float(), dim=-2).split(1, dim=-1)
+    embeddings = patch_embeddings.float()
+    lengths = torch.linalg.vector_norm(embeddings, dim=-1).clamp_min(1e-12)
+    return logit_scale * (embeddings @ (anomalous - normal)).squeeze(-1) / lengths
+
+
+def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Upsample the logits of one head to pixels; the loss is computed from these.
+
+    Args:
+        logits: Logits of the patches ``(..., N)``, see :func:`head_logits`.
+        grid: Height and width of the patch grid.
+        size: Height and width of the map, in pixels.
+
+    Returns:
+        Logits ``(..., H, W)``.
+
+    Raises:
+        ValueError: If N is not the number of patches of the grid.
+    """
+    _check_patches("logits", [logits], grid)
+    # Unlike SDP's map, which the reference upsamples by align_corners=False.
+    return upsample(logits.unflatten(-1, grid), size, align_corners=True)
+
+
+def head_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Anomaly maps of heads of SDP+, before any blur: probabilities ``(..., H, W)``; see :func:`head_logit_map`."""
+    return head_logit_map(logits, grid, size).sigmoid()
+
+
+def sdp_map(scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], sigma: float) -> Tensor:
+    """SDP anomaly map: the mean of the tapped layers' patch scores, upsampled, blurred and mapped into [0, 1].
+
+    The reference sums the layers; (sum / L + 1) / 2 ranks pixels alike and suits the host, whose metrics squash
+    values outside [0, 1]. A Gaussian kernel sums to one, so that this commutes with the blur.
+
+    Args:
+        scores: One tensor ``(B, N)`` in [-1, 1] for each of the L tapped layers, see :func:`patch_scores`.
+        grid: Height and width of the patch grid.
+        size: Height and width of the map, in pixels.
+        sigma: Standard deviation of the blur in pixels.
+
+    Returns:
+        Maps ``(B, H, W)`` in [0, 1].
+
+    Raises:
+        ValueError: If there are no scores, their number of patches is not that of the grid, or ``sigma`` is invalid.
+    """
+    # Rounding may leave a value a few 1e-8 outside, which would be enough for the host to squash the batch.
+    return ((_mean_score_map(scores, grid, size, sigma) + 1) / 2).clamp(0, 1)
+
+
+def sdp_plus_map(
+    scores: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    sigma: float,
+    head_weight: float = 1.0,
+) -> Tensor:
+    """SDP+ anomaly map: the heads' maps added to SDP's, blurred and mapped into [0, 1].
+
+    The reference sums both over the layers; (sum + L) / (3 L) ranks pixels alike. The blur is linear, so that SDP's
+    part is still blurred on the patch grid; only the heads' part, whose sigmoid follows the upsampling, is blurred at
+    full size, all heads at once.
+
+    Args:
+        scores: SDP's patch scores ``(B, N)`` in [-1, 1] for each of the L tapped layers, see :func:`patch_scores`.
+        logits: Logits ``(B, N)`` of the L heads, see :func:`head_logits`.
+        grid: Height and width of the patch grid.
+        size: Height and width of the map, in pixels.
+        sigma: Standard deviation of the blur in pixels.
+        head_weight: Weight of the heads' maps where SDP's have weight 1. The paper's is 1; at 0 the map is SDP's.
+
+    Returns:
+        Maps ``(B, H, W)`` in [0, 1].
+
+    Raises:
+        ValueError: If there are no scores or not as many logits, their number of patches is not that of the grid, or
+            ``sigma`` or ``head_weight`` is invalid.
+    """
+    if len(logits) != len(scores):
+        msg = (
+            f"Expected logits to be those of {len(scores)} heads, one for each layer of the scores, "
+            f"but got {len(logits)}. Use heads made for the tapped layers."
+        )
+        raise ValueError(msg)
+    if not (math.isfinite(head_weight) and head_weight >= 0):
+        msg = f"Expected head_weight to be a finite number, 0 or more, but got {head_weight}. The paper's is 1."
+        raise ValueError(msg)
+    from_surgery = _mean_score_map(scores, grid, size, sigma)
+    from_heads = gaussian_blur(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma)
+    # The former lies in [-1, 1], the latter in [0, 1].
+    return ((from_surgery + 1 + head_weight * from_heads) / (2 + head_weight)).clamp(0, 1)
+
+
+def _mean_score_map(scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], sigma: float) -> Tensor:
+    """Mean of the layers' patch scores ``(B, N)``, upsampled and blurred: ``(B, H, W)`` in [-1, 1]."""
+    _check_patches("scores", scores, grid)
+    mean_score = torch.stack([layer.float() for layer in scores]).mean(dim=0)
+    return upsample_and_blur(mean_score.unflatten(-1, grid), size, sigma)
+
+
+def _check_patches(name: str, layers: Sequence[Tensor], grid: tuple[int, int]) -> None:
+    if not layers or any(layer.shape[-1] != grid[0] * grid[1] for layer in layers):
+        msg = (
+            f"Expected {name} to hold at least one layer of {grid[0]}x{grid[1]} = {grid[0] * grid[1]} patches, "
+            f"but got layers of {[layer.shape[-1] for layer in layers]} patches. Pass the grid of the same image."
+        )
+        raise ValueError(msg)
+
+
+def _apply(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
+    """Apply float64 matrices to both axes of maps ``(..., h, w)``, in float32; not all devices have float64."""
+    rows, columns = (matrix.float().to(maps.device) for matrix in (rows, columns))
+    return rows @ maps.float() @ columns.T
+
+
+def _upsample_matrix(source: int, target: int, *, align_corners: bool) -> Tensor:
+    """Weights ``(target, source)`` of linear interpolation along one axis, float64."""
+    positions = torch.arange(target, dtype=torch.float64)
+    if align_corners:
+        positions = positions * ((source - 1) / max(target - 1, 1))
+    else:
+        positions = ((positions + 0.5) * (source / target) - 0.5).clamp(0, source - 1)
+    distances = positions.unsqueeze(1) - torch.arange(source, dtype=torch.float64)
+    return (1 - distances.abs()).clamp_min(0)
+
+
+def _blur_matrix(size: int, sigma: float) -> Tensor:
+    """Weights ``(size, size)`` of a Gaussian blur along one axis with mirrored borders, float64.
+
+    scipy mirrors the axis about its ends, edge pixel repeated. Pixel j is thus seen at j and at -1 - j, both repeated
+    every 2 * size pixels as far as the kernel reaches; its weight for pixel i is the sum over all these images.
+    """
+    if not (math.isfinite(sigma) and sigma >= 0):
+        msg = f"Expected sigma to be a finite number of pixels, 0 or more, but got {sigma}. Use 0 for no blur."
+        raise ValueError(msg)
+    radius = int(_BLUR_TRUNCATE * sigma + 0.5)
+    if radius == 0:
+        return torch.eye(size, dtype=torch.float64)
+    repeats = -(-(radius + size) // (2 * size))
+    pixels = torch.arange(size)
+    shifts = 2 * size * torch.arange(-repeats, repeats + 1).unsqueeze(1)
+    images = torch.cat([shifts + pixels, shifts - 1 - pixels])  # (images, size): where pixel j is seen
+    distances = (images.unsqueeze(1) - pixels.unsqueeze(1)).abs()  # (images, size, size): from pixel i
+    kernel = torch.exp(-0.5 * (torch.arange(radius + 1, dtype=torch.float64) / sigma) ** 2)
+    kernel = functional.pad(kernel, (0, 1))  # one zero, for all that is out of reach
+    matrix = kernel[distances.clamp_max(radius + 1)].sum(dim=0)
+    return matrix / matrix.sum(dim=1, keepdim=True)

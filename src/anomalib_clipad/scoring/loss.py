@@ -1,0 +1,96 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the heads of SDP+ are trained with: focal and Dice loss of each tapped layer's own map, in float32.
+
+Both start from logits, not from probabilities, which would round to 0 and 1. Neither comes from a library.
+``torchvision.ops.sigmoid_focal_loss`` lacks the smoothing below: on the reference's own example the losses agree to
+2e-3, but after three steps of Adam a few weights, whose gradients are near zero, differ by more than twice the learning
+rate. ``kornia.losses.dice_loss`` has no smoothing in the numerator, without which an image without defects teaches
+nothing.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_FOCAL_GAMMA = 2
+# The reference clamps targets to [s, 1 - s] and adds s to the probability p_t of the true class, with s = 1e-5. For
+# binary targets both together are 1 - p_t -> (1 - 2 s)(1 - p_t): a pixel costs no more than -log(2 s) = 10.8.
+_FOCAL_SMOOTH = 1e-5
+_DICE_SMOOTH = 1.0
+
+
+class SegmentationLoss(NamedTuple):
+    """Parts of the loss for each of the L tapped layers.
+
+    Attributes:
+        focal: Focal losses ``(L,)``.
+        dice: Dice losses ``(L,)``.
+    """
+
+    focal: Tensor
+    dice: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised: the sum of all parts, a scalar."""
+        return (self.focal + self.dice).sum()
+
+
+def segmentation_loss(logit_maps: Sequence[Tensor], mask: Tensor) -> SegmentationLoss:
+    """Compare the maps of all layers, before any blur, with the mask.
+
+    Args:
+        logit_maps: Logits at input size, ``(B, H, W)`` for each of the L layers, see
+            :func:`~anomalib_clipad.scoring.anomaly_map.head_logit_map`.
+        mask: Binary masks ``(B, H, W)`` of any type, 1 where anomalous.
+
+    Returns:
+        Losses of each layer; their ``total`` is differentiable in the logits.
+
+    Raises:
+        ValueError: If there is no map, or a map and the mask differ in shape.
+
+    Example:
+        >>> loss = segmentation_loss([torch.zeros(2, 8, 8)], torch.zeros(2, 8, 8))
+        >>> [round(float(part), 4) for part in (*loss.focal, *loss.dice)]
+        [0.1733, 0.9697]
+    """
+    shapes = [tuple(logits.shape) for logits in logit_maps]
+    # Tensors of other shapes could broadcast, and be compared all the same.
+    if not shapes or mask.ndim != 3 or any(shape != mask.shape for shape in shapes):
+        msg = (
+            f"Expected logit_maps to be one or more maps (B, H, W) of the shape of the mask {tuple(mask.shape)}, "
+            f"but got maps of shapes {shapes}. Resize the masks to the input as the images are."
+        )
+        raise ValueError(msg)
+    truth = mask.as_subclass(Tensor).float()
+    away, area = 1 - 2 * truth, truth.sum(dim=(1, 2))
+    # Layer by layer, since the maps of one are small enough for a processor's cache.
+    errors = [(away * layer.float()).sigmoid() for layer in logit_maps]
+    return SegmentationLoss(
+        focal=torch.stack([_focal_loss(error) for error in errors]),
+        dice=torch.stack([_dice_loss(error, truth, area) for error in errors]),
+    )
+
+
+def _focal_loss(error: Tensor) -> Tensor:
+    """Focal loss (https://arxiv.org/abs/1708.02002, eq. 4) from ``1 - p_t`` of each pixel, a scalar."""
+    error = (1 - 2 * _FOCAL_SMOOTH) * error
+    return -(error * error * torch.log1p(-error)).mean()
+
+
+def _dice_loss(error: Tensor, truth: Tensor, area: Tensor) -> Tensor:
+    """One minus the mean over the images of their soft Dice coefficients, a scalar.
+
+    Args:
+        error: ``1 - p_t`` of each pixel ``(B, H, W)``: what an anomalous one lacks and a normal one has too much.
+        truth: Masks ``(B, H, W)``, 0 or 1.
+        area: Anomalous pixels of each mask ``(B,)``.
+    """
+    missed = (error * truth).sum(dim=(1, 2))
+    overlap = area - missed
+    total = area + overlap + (error.sum(dim=(1, 2)) - missed)
+    return 1 - ((2 * overlap + _DICE_SMOOTH) / (total + _DICE_SMOOTH)).mean()

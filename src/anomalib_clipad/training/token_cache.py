@@ -1,0 +1,184 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens of a frozen tower, computed once for all epochs of training.
+
+The tower sees the same images in every epoch and costs far more than the heads. Its tapped patches are kept in half
+precision, in memory or in one file, and the training dataset is exchanged for one that yields them.
+"""
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import ImageBatch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.tv_tensors import Mask
+from tqdm import tqdm
+
+from anomalib_clipad.scoring.heads import TappedPatches
+
+logger = logging.getLogger(__name__)
+
+CachePlace = Literal["memory", "disk"]
+
+_SPARE = 0.1
+"""Share of the free memory or disk that is left alone."""
+
+
+class CachedItem(NamedTuple):
+    """One image: patches (L, N, D) in half precision, mask (H, W), path."""
+
+    tokens: Tensor
+    mask: Tensor
+    image_path: str
+
+
+@dataclass
+class TokenBatch:
+    """A training batch of cached tokens.
+
+    Attributes:
+        patches: Each layer in float32, contiguous as a matrix product wants it.
+        gt_mask: (B, H, W).
+        image_path: B paths.
+        image: A placeholder: the host's pre-processor transforms the image of every batch.
+    """
+
+    patches: TappedPatches
+    gt_mask: Tensor
+    image_path: list[str]
+    image: Tensor
+
+    @property
+    def batch_size(self) -> int:
+        """Number B of images."""
+        return len(self.image_path)
+
+
+class CachedTokens(Dataset):
+    """Drop-in for a training dataset that yields tokens instead of images.
+
+    Args:
+        tokens: (M, L, N, D) of M images, float16.
+        masks: (M, H, W), bool.
+        image_paths: M paths.
+        grid: Height and width of the patch grid.
+    """
+
+    def __init__(self, tokens: Tensor, masks: Tensor, image_paths: Sequence[str], grid: tuple[int, int]) -> None:
+        self.tokens = tokens
+        self.masks = masks
+        self.image_paths = list(image_paths)
+        self.grid = grid
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def __getitem__(self, index: int) -> CachedItem:
+        return CachedItem(self.tokens[index], self.masks[index], self.image_paths[index])
+
+    def collate_fn(self, items: Sequence[CachedItem]) -> TokenBatch:
+        """Join items into a batch."""
+        return TokenBatch(
+            patches=TappedPatches(list(torch.stack([item.tokens for item in items], dim=1).float()), self.grid),
+            gt_mask=Mask(torch.stack([item.mask for item in items])),
+            image_path=[item.image_path for item in items],
+            image=torch.zeros(1, 3, 1, 1),
+        )
+
+
+def cache_tokens(
+    loader: DataLoader,
+    tap: Callable[[ImageBatch], TappedPatches],
+    place: CachePlace,
+    folder: Path,
+    processes: int = 1,
+    progress: bool = True,
+) -> CachedTokens:
+    """Run the tower over a dataset once.
+
+    Args:
+        loader: Batches of the dataset in its own order, each image once.
+        tap: Patches of a batch.
+        place: Where to keep them.
+        folder: Whose file system takes the tokens, for ``place="disk"``. Their file has no name where the system allows
+            that: it is gone with the last process that uses it, even if that is killed.
+        processes: How many processes of this machine cache the dataset at the same time, each for itself.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The cached dataset.
+
+    Raises:
+        RuntimeError: If the tokens do not fit; the message names both sizes.
+    """
+    total = len(loader.dataset)  # type: ignore[arg-type]
+    tokens = masks = None
+    grid = (0, 0)
+    paths: list[str] = []
+    with tqdm(total=total, desc="Caching tokens", unit="image", delay=2, disable=not progress) as bar:
+        for batch in loader:
+            tapped = tap(batch)
+            found = torch.stack(tapped.layers, dim=1).half().cpu()  # (B, L, N, D)
+            if tokens is None or masks is None:
+                grid = tapped.grid
+                tokens = _allocate((total, *found.shape[1:]), place, folder, processes)
+                masks = torch.zeros(total, *batch.gt_mask.shape[-2:], dtype=torch.bool)
+            rows = slice(len(paths), len(paths) + len(found))
+            tokens[rows] = found
+            masks[rows] = batch.gt_mask.reshape(-1, *masks.shape[1:]).bool().cpu()
+            paths += [str(path) for path in batch.image_path]
+            bar.update(len(found))
+    if tokens is None or masks is None:
+        msg = "Expected the training dataset to hold images, but got none. Check the auxiliary dataset."
+        raise RuntimeError(msg)
+    return CachedTokens(tokens, masks, paths, grid)
+
+
+def _allocate(shape: tuple[int, ...], place: CachePlace, folder: Path, processes: int) -> Tensor:
+    """Make room for float16 tokens, after saying how much it takes and checking that there is as much."""
+    size, free = 2 * math.prod(shape), _free_bytes(place, folder)
+    each = "" if processes == 1 else f" in each of {processes} processes"
+    logger.info("Caching the tokens of %d images takes %.2f GB of %s%s.", shape[0], size / 1e9, place, each)
+    if free is not None and size * processes > (1 - _SPARE) * free:
+        other = "disk" if place == "memory" else "memory"
+        msg = (
+            f"Expected the cached tokens to fit into {place}, but got {size / 1e9:.2f} GB of tokens{each} for "
+            f"{free / 1e9:.2f} GB that are free. Choose cache={other!r} or cache=None, or fewer auxiliary categories."
+        )
+        raise RuntimeError(msg)
+    if place == "memory":
+        return torch.empty(shape, dtype=torch.float16).share_memory_()  # for the workers of the dataloader
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives it
+        return torch.from_numpy(np.memmap(file, dtype=np.float16, mode="w+", shape=shape))
+
+
+def _free_bytes(place: CachePlace, folder: Path) -> int | None:
+    """Free memory or disk, None where the system does not tell."""
+    if place == "disk":
+        existing: Any = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        return shutil.disk_usage(existing).free
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
+    except (ValueError, OSError):
+        return None
+
+
+def _reclaimable() -> int:
+    """Bytes that Linux holds as file cache and gives back when asked."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if len(line.split()) > 1}
+    return max(0, values.get("MemAvailable", 0) - values.get("MemFree", 0))

@@ -1,0 +1,270 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""SDP inside anomalib: classes, checkpoints, calibration, odd images."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import Folder, ImageBatch, MVTecAD, PredictDataset
+from anomalib.deploy import ExportType
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from PIL import Image
+
+import layouts
+from anomalib_clipad import SDP, MVTec
+from anomalib_clipad.clip.backbone import load_backbone
+from anomalib_clipad.metrics.evaluator import CategoryEvaluator
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text vectors are not read from, nor left in, the user's cache."""
+    monkeypatch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def make_engine(folder: Path) -> Engine:
+    return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False)
+
+
+def make_batch(n: int = 2, size: int = 120) -> ImageBatch:
+    return ImageBatch(image=torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture
+def mvtec(tmp_path: Path) -> MVTec:
+    root = layouts.write_mvtec_ad(tmp_path / "data", ["bottle", "metal_nut"])
+    return MVTec(root=root, categories=["bottle", "metal_nut"], num_workers=0, eval_batch_size=4)
+
+
+def test_is_a_zero_shot_model_that_the_host_can_find():
+    assert SDP in AnomalibModule.__subclasses__()
+    assert SDP(visualizer=False).learning_type is LearningType.ZERO_SHOT
+
+
+def test_importing_the_package_makes_the_datamodule_known_by_its_bare_name():
+    assert MVTec.__name__ == "MVTec"
+    assert MVTec.__module__.startswith("anomalib_clipad")
+
+
+def test_class_name_given_by_the_user_comes_first(mvtec):
+    model = SDP(class_name="gasket")
+    model._trainer = type("Trainer", (), {"datamodule": mvtec})()
+
+    model.class_index(make_batch())
+
+    assert model.class_names == ["gasket"]
+
+
+def test_each_image_has_the_class_of_its_own_category(mvtec):
+    model = SDP()
+    model._trainer = type("Trainer", (), {"datamodule": mvtec})()
+    batch = make_batch()
+    batch.image_path = [str(mvtec.root / name / "test/good/000.png") for name in ("metal_nut", "bottle")]
+
+    index = model.class_index(batch).tolist()
+
+    assert [model.class_names[i] for i in index] == ["metal_nut", "bottle"]
+
+
+def test_without_any_name_the_prompts_say_object(caplog):
+    model = SDP()
+
+    with caplog.at_level(logging.INFO):
+        model.class_index(make_batch())
+        model.class_index(make_batch())
+
+    assert model.class_names == ["object"]
+    assert caplog.text.count("the prompts say 'object'") == 1
+
+
+def test_a_model_used_for_another_category_uses_its_prompts(tmp_path):
+    root = layouts.write_mvtec_ad(tmp_path / "data", ["bottle", "metal_nut"])
+    model = SDP(visualizer=False)
+    for category in ("bottle", "metal_nut"):
+        make_engine(tmp_path / category).test(model, datamodule=MVTecAD(root=root, category=category, num_workers=0))
+    fresh = SDP(visualizer=False)
+    make_engine(tmp_path / "fresh").test(fresh, datamodule=MVTecAD(root=root, category="metal_nut", num_workers=0))
+
+    assert model.class_names == ["bottle", "metal_nut"]
+    torch.testing.assert_close(model.model.texts.embeddings[1], fresh.model.texts.embeddings[0])
+    torch.testing.assert_close(model.post_processor.score_ranges[1], fresh.post_processor.score_ranges[0])
+
+
+def test_the_clip_model_is_neither_trained_nor_altered(mvtec, tmp_path):
+    model = SDP(visualizer=False)
+    image = torch.randn(1, 3, 120, 120)
+    clip = load_backbone("clipad-tiny").model
+    expected = clip.encode_image(image)
+
+    make_engine(tmp_path).test(model, datamodule=mvtec)
+
+    assert not any(parameter.requires_grad for parameter in model.model.parameters())
+    torch.testing.assert_close(model.model.visual(image), expected)
+
+
+def test_several_categories_give_the_metrics_of_each_alone(mvtec, tmp_path):
+    [together] = make_engine(tmp_path / "both").test(SDP(visualizer=False), datamodule=mvtec)
+    alone = [
+        make_engine(tmp_path / category).test(
+            SDP(visualizer=False), datamodule=MVTecAD(root=mvtec.root, category=category, num_workers=0)
+        )[0]
+        for category in mvtec.categories
+    ]
+
+    for name, value in together.items():
+        assert value == pytest.approx(np.mean([metrics[name] for metrics in alone]), abs=1e-5), name
+
+
+def test_a_checkpoint_holds_calibration_and_text_vectors_but_not_clip(mvtec, tmp_path):
+    model, engine = SDP(visualizer=False), make_engine(tmp_path)
+    [expected] = engine.test(model, datamodule=mvtec)
+    path = tmp_path / "model.ckpt"
+    engine.trainer.save_checkpoint(path)
+
+    [reloaded] = make_engine(tmp_path / "again").test(SDP(visualizer=False), datamodule=mvtec, ckpt_path=path)
+    restored = SDP.load_from_checkpoint(path, map_location="cpu")
+
+    assert path.stat().st_size < 100_000
+    assert reloaded == pytest.approx(expected)
+    assert restored.class_names == ["bottle", "metal_nut"]
+    torch.testing.assert_close(restored.post_processor.score_ranges, model.post_processor.score_ranges)
+    raw = torch.rand(2, 3, 150, 130)
+    index = torch.tensor([0, 1])
+    torch.testing.assert_close(restored.eval()(raw, index).pred_score, model.eval()(raw, index).pred_score)
+
+
+@pytest.mark.slow
+def test_calibration_and_text_vectors_are_part_of_the_exported_graph(mvtec, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, engine = SDP(class_name="bottle", visualizer=False), make_engine(tmp_path)
+    engine.test(model, datamodule=mvtec)
+    path = engine.export(model.eval(), ExportType.ONNX, export_root=tmp_path)
+    raw = torch.rand(2, 3, 120, 120)
+
+    session = onnxruntime.InferenceSession(str(path))
+    exported = dict(
+        zip([node.name for node in session.get_outputs()], session.run(None, {"input": raw.numpy()}), strict=True)
+    )
+
+    expected = model(raw)
+    np.testing.assert_allclose(exported["pred_score"].ravel(), expected.pred_score, atol=1e-5)
+    np.testing.assert_allclose(exported["anomaly_map"].reshape(2, 120, 120), expected.anomaly_map, atol=1e-5)
+    model.post_processor.resize(0)
+    model.post_processor.resize(1)  # uncalibrated
+    assert not np.allclose(exported["pred_score"].ravel(), model(raw).pred_score, atol=1e-3)
+
+
+def test_a_checkpoint_loads_with_another_evaluator(mvtec, tmp_path):
+    engine = make_engine(tmp_path)
+    engine.test(SDP(visualizer=False), datamodule=mvtec)
+    path = tmp_path / "model.ckpt"
+    engine.trainer.save_checkpoint(path)
+
+    model = SDP(visualizer=False, evaluator=CategoryEvaluator(pixel_metrics=False))
+    [metrics] = make_engine(tmp_path / "again").test(model, datamodule=mvtec, ckpt_path=path)
+
+    assert set(metrics) == {"image_AUROC", "image_F1Max", "image_AUPR"}
+
+
+def test_a_checkpoint_of_other_weights_is_refused(mvtec, tmp_path):
+    engine = make_engine(tmp_path)
+    engine.test(SDP(visualizer=False), datamodule=mvtec)
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+
+    with pytest.raises(ValueError, match="Expected a checkpoint made with the weights of this model's backbone"):
+        SDP.load_from_checkpoint(tmp_path / "model.ckpt", pretrained="random")
+
+
+def test_all_scores_lie_in_the_unit_interval(mvtec, tmp_path):
+    seen: list[ImageBatch] = []
+
+    class Recorder(CategoryEvaluator):
+        def on_test_batch_end(self, trainer, pl_module, outputs, batch, *rest):
+            seen.append(batch)
+            super().on_test_batch_end(trainer, pl_module, outputs, batch, *rest)
+
+    make_engine(tmp_path).test(SDP(visualizer=False, evaluator=Recorder()), datamodule=mvtec)
+
+    scores = torch.cat([batch.pred_score for batch in seen])
+    assert 0 <= scores.min() < scores.max() <= 1
+    maps = torch.cat([batch.anomaly_map for batch in seen])
+    assert 0 <= maps.min() < maps.max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_images_of_every_mode_are_handled(tmp_path, mode):
+    values = np.random.default_rng(0).integers(0, 255, (50, 40), dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(tmp_path / "image.tiff")
+
+    predictions = make_engine(tmp_path).predict(SDP(visualizer=False), dataset=PredictDataset(tmp_path / "image.tiff"))
+
+    assert predictions is not None
+    assert 0 <= predictions[0].pred_score.item() <= 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_truncated_image_is_named(tmp_path, num_workers):
+    root = layouts.write_mvtec_ad(tmp_path / "data", ["bottle"])
+    broken = root / "bottle/test/good/001.png"
+    broken.write_bytes(broken.read_bytes()[:600])
+    datamodule = MVTecAD(root=root, category="bottle", num_workers=num_workers)
+
+    with pytest.raises(OSError, match=r"truncated or no images: .*bottle/test/good/001\.png\. Replace or remove"):
+        make_engine(tmp_path).test(SDP(visualizer=False), datamodule=datamodule)
+
+
+def test_a_16_bit_image_is_refused_instead_of_turned_white(tmp_path):
+    root = layouts.write_mvtec_ad(tmp_path / "data", ["bottle"])
+    values = np.random.default_rng(0).integers(0, 65535, (50, 40), dtype=np.uint16)
+    Image.fromarray(values).save(root / "bottle/test/good/001.png")
+    datamodule = MVTecAD(root=root, category="bottle", num_workers=0)
+
+    with pytest.raises(ValueError, match=r"Expected images of 8 bits a channel, but got 1 of more: .*001\.png"):
+        make_engine(tmp_path).test(SDP(visualizer=False), datamodule=datamodule)
+
+
+def test_a_single_image_gets_a_sensible_score_before_any_calibration():
+    model = SDP(class_name="nut").eval()
+    model.class_index(make_batch(1))
+
+    result = model(torch.rand(1, 3, 200, 100))
+
+    assert 0 < result.pred_score.item() < 1
+    assert result.anomaly_map.shape == (1, 120, 120)
+
+
+def test_validation_without_masks_still_calibrates(tmp_path):
+    root = layouts.write_folder(tmp_path / "data")
+    datamodule = Folder("gaskets", root=root, normal_dir="normal", abnormal_dir="abnormal", num_workers=0)
+    model = SDP(visualizer=False)
+
+    [metrics] = make_engine(tmp_path).test(model, datamodule=datamodule)
+
+    assert "image_AUROC" in metrics
+    assert model.post_processor.score_ranges[0, 1, 1] < 1
+
+
+@pytest.mark.parametrize("size", [64, (64, 96), 160])
+def test_other_and_oblong_input_sizes(size):
+    model = SDP(class_name="nut", image_size=size).eval()
+    model.class_index(make_batch(1))
+
+    expected = (size, size) if isinstance(size, int) else size
+    assert model(torch.rand(1, 3, 100, 100)).anomaly_map.shape == (1, *expected)
+
+
+def test_an_input_size_that_the_patches_do_not_fill_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"multiple of the patch size 8x8, but got 103x121\. .* is 104x120"):
+        SDP(image_size=(103, 121))
+
+
+def test_the_stand_in_says_that_it_is_one(caplog):
+    SDP()
+
+    assert "stand-in" in caplog.text
+    assert "ViT-B-16-plus-240" in caplog.text

@@ -1,0 +1,109 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of several categories do not overwrite each other."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.visualization import ImageVisualizer
+from PIL import Image
+
+from anomalib_clipad.prediction.visualizer import CategoryVisualizer
+
+
+def make_batch(folder: Path, paths: list[str]) -> ImageBatch:
+    """A batch of images that lie at ``paths`` below a folder; the host reads them again to show them."""
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(folder / path)
+    n = len(paths)
+    return ImageBatch(
+        image=torch.rand(n, 3, 16, 16),
+        gt_mask=torch.zeros(n, 16, 16, dtype=torch.bool),
+        pred_mask=torch.zeros(n, 16, 16, dtype=torch.bool),
+        anomaly_map=torch.rand(n, 16, 16),
+        image_path=[str(folder / path) for path in paths],
+    )
+
+
+def show(visualizer: CategoryVisualizer, results: Path, batch: ImageBatch, datamodule: object) -> set[str]:
+    trainer = SimpleNamespace(default_root_dir=results, datamodule=datamodule)
+    visualizer.on_test_batch_end(trainer, None, batch, batch, 0)
+    return {str(path.relative_to(results)) for path in results.rglob("*.png")}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def several() -> SimpleNamespace:
+    """A datamodule over two categories, not named after the dataset's folder."""
+    return SimpleNamespace(
+        name="MVTec", category="", categories=("bottle", "cable"), category_of=lambda path: Path(path).parts[-4]
+    )
+
+
+def test_equal_file_names_of_two_categories_are_kept_apart(data, results, several):
+    batch = make_batch(data, ["bottle/test/good/000.png", "cable/test/good/000.png", "bottle/test/good/001.png"])
+
+    assert show(CategoryVisualizer(), results, batch, several) == {
+        "images/bottle/test/good/000.png",
+        "images/cable/test/good/000.png",
+        "images/bottle/test/good/001.png",
+    }
+
+
+def test_the_category_is_not_repeated_where_the_host_would_name_it_too(data, results, several):
+    several.name = "VisA"
+
+    written = show(CategoryVisualizer(), results, make_batch(data, ["visa/bottle/test/good/000.png"]), several)
+
+    assert written == {"images/bottle/test/good/000.png"}
+
+
+def test_one_category_lies_where_the_host_puts_it(data, results):
+    batch = make_batch(data, ["MVTecAD/bottle/test/good/000.png"])
+
+    written = show(CategoryVisualizer(), results, batch, SimpleNamespace(name="MVTecAD", category="bottle"))
+
+    assert written == {"images/test/good/000.png"}
+
+
+def test_a_second_run_writes_beside_its_own_results(data, results, several):
+    visualizer = CategoryVisualizer()
+    show(visualizer, results / "first", make_batch(data, ["bottle/test/good/000.png"]), several)
+
+    assert show(visualizer, results / "second", make_batch(data, ["cable/test/good/000.png"]), several) == {
+        "images/cable/test/good/000.png"
+    }
+
+
+def test_a_folder_that_the_user_names_is_used(data, results, several):
+    visualizer = CategoryVisualizer(output_dir=results / "mine")
+
+    batch = make_batch(data, ["cable/test/good/000.png"])
+
+    assert show(visualizer, results, batch, several) == {"mine/cable/test/good/000.png"}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+def test_pictures_are_the_hosts(data, results, suffix):
+    batch = make_batch(data, [f"MVTecAD/bottle/test/good/000.{suffix}"])
+    trainer = SimpleNamespace(default_root_dir=results, datamodule=SimpleNamespace(name="MVTecAD", category="bottle"))
+
+    CategoryVisualizer().on_test_batch_end(trainer, None, batch, batch, 0)
+    ImageVisualizer(output_dir=results / "host").on_test_batch_end(trainer, None, batch, batch, 0)
+
+    ours, hosts = (Image.open(results / folder / f"test/good/000.{suffix}") for folder in ("images", "host"))
+    assert np.array_equal(np.asarray(ours), np.asarray(hosts))
