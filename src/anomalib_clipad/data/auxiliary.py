@@ -79,7 +79,7 @@ class AuxiliaryDataModule(AnomalibDataModule):
         chosen = self._default_auxiliary() if self.auxiliary == "default" else self.auxiliary
         if chosen is None:
             return []
-        return chosen if isinstance(chosen, list) else [chosen]
+        return list(chosen) if isinstance(chosen, list | tuple) else [chosen]
 
     def prepare_data(self) -> None:
         """Get the target, and the auxiliary dataset where it is going to be trained on.
@@ -108,7 +108,7 @@ class AuxiliaryDataModule(AnomalibDataModule):
             self.train_data = self._read_auxiliary()
         else:
             self.train_data = self._own_train_data
-            if self.auxiliary not in {None, "default"}:
+            if self.auxiliary is not None and self.auxiliary != "default":
                 logger.warning("The model trains on no auxiliary dataset: it gets the normal images of %s.", self.name)
         self._update_augmentations()
 
@@ -132,10 +132,7 @@ class AuxiliaryDataModule(AnomalibDataModule):
         )
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the validation dataloader, or no loader at all where there is no validation split.
-
-        The host's datamodules raise AttributeError in that case, although Lightning skips an empty validation.
-        """
+        """Return the validation dataloader, or none where there is no validation split: validation is skipped."""
         return super().val_dataloader() if hasattr(self, "val_data") else []
 
     @property

@@ -2,15 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clear errors for images that anomalib reads wrongly, or fails on without naming the file."""
 
+import logging
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image, UnidentifiedImageError
 
 from anomalib_clipad.base.text import list_some
-from anomalib_clipad.data.image_files import DEEP_MODES
+from anomalib_clipad.data.image_files import DEEP_MODES, Unreadable, read_image
+from anomalib_clipad.host.datamodules import allow_no_validation
+
+logger = logging.getLogger(__name__)
 
 
 def check_depth(paths: Iterable[str | Path]) -> None:
@@ -30,13 +36,25 @@ def check_depth(paths: Iterable[str | Path]) -> None:
         raise ValueError(msg)
 
 
-def find_unreadable(paths: Iterable[str | Path]) -> list[str | Path]:
-    """Decode each image and return the paths of those that fail: truncated, empty, or no images at all."""
-    return [path for path in paths if not _is_readable(path)]
-
-
 class ImageCheck(Callback):
-    """Checks the images of a run: their depth before it starts, and which cannot be read if reading one has failed."""
+    """Checks the images of a run: their depth before it starts, and which are broken once reading one has failed.
+
+    Where there are none to validate on, validation is skipped.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let a run whose datamodule tests, but has no validation images, skip validation."""
+        del pl_module
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(datamodule, "test_data") or hasattr(datamodule, "val_data"):
+            return
+        allow_no_validation(datamodule)
+        if stage in {TrainerFn.FITTING, TrainerFn.VALIDATING}:
+            logger.warning(
+                "%s has no validation images (val_split_mode: %s). Validation is skipped and calibrates nothing.",
+                datamodule.name,
+                datamodule.val_split_mode.value,
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation images."""
@@ -54,27 +72,38 @@ class ImageCheck(Callback):
         check_depth(_image_paths(trainer.predict_dataloaders))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Name the unreadable files.
+        """Name the unreadable files where reading an image has failed; other errors are shown at once.
 
         Raises:
             OSError: If there are any.
         """
         del pl_module
-        if not isinstance(exception, OSError | SyntaxError):  # what Pillow raises for broken files
+        if not _is_of_decoding(exception):
             return
+        logger.error("An image could not be read. Looking through all images of the run for broken ones.")
         loaders = (
             trainer.train_dataloader,
             trainer.val_dataloaders,
             trainer.test_dataloaders,
             trainer.predict_dataloaders,
         )
-        broken = find_unreadable(dict.fromkeys(path for loader in loaders for path in _image_paths(loader)))
+        paths = dict.fromkeys(path for loader in loaders for path in _image_paths(loader))
+        broken = [image for path in paths if isinstance(image := read_image(path), Unreadable)]
         if broken:
             msg = (
-                f"Expected all images to be readable, but got {len(broken)} that are truncated or no images: "
-                f"{list_some(broken)}. Replace or remove these files."
+                f"Expected all images to be readable, but got {len(broken)} that are not: "
+                f"{list_some([f'{path} ({reason})' for path, reason in broken])}. Replace or remove these files."
             )
             raise OSError(msg) from exception
+
+
+def _is_of_decoding(exception: BaseException) -> bool:
+    """Tell whether Pillow has failed to decode an image for a dataset, and not the system, which names its own reasons.
+
+    The text of a traceback is looked at, for a dataloader's worker process sends no more than that.
+    """
+    text = "".join(traceback.format_exception(exception))
+    return ", in __getitem__" in text and str(Path(Image.__file__).parent) in text and "[Errno " not in text
 
 
 def _image_paths(loaders: Any) -> Iterator[str | Path]:
@@ -92,12 +121,3 @@ def _mode(path: str | Path) -> str:
             return image.mode
     except (OSError, UnidentifiedImageError):
         return ""
-
-
-def _is_readable(path: str | Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError):
-        return False
-    return True

@@ -137,8 +137,12 @@ def test_image_and_mask_are_resized_together(root: Path) -> None:
             assert not mask.any() or image[:, mask.bool()].mean() > image[:, ~mask.bool()].mean() + 0.2
 
 
-def test_a_model_that_trains_on_normal_images_gets_the_targets(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    datamodule = Transfer(auxiliary=folder(root), target=bottle(root), num_workers=0)
+@pytest.mark.parametrize("several", [False, True], ids=["one", "list"])
+def test_a_model_that_trains_on_normal_images_gets_the_targets(
+    root: Path, caplog: pytest.LogCaptureFixture, several: bool
+) -> None:
+    auxiliary = [folder(root), cable(root)] if several else folder(root)
+    datamodule = Transfer(auxiliary=auxiliary, target=bottle(root), num_workers=0)
     model = Recorder(trains_on_auxiliary=False)
     with caplog.at_level(logging.WARNING, "anomalib_clipad"):
         trainer().fit(model, datamodule=datamodule)
