@@ -7,7 +7,7 @@ from anomalib.data import InferenceBatch
 
 from anomalib_clipad.clip.surgery import surgery_tokens
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
-from anomalib_clipad.scoring.anomaly_map import class_probability, head_logits, patch_scores, sdp_map, sdp_plus_map
+from anomalib_clipad.scoring.anomaly_map import class_probability, head_logits, patch_scores, sdp_map
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import alternate, ratio
@@ -36,7 +36,7 @@ def measure(setting: Setting) -> list[Row]:
         logits = [head_logits(layer, texts) for layer in plus.heads([layer[:, 1:] for layer in tokens.original])]
         raw = InferenceBatch(
             pred_score=class_probability(tokens.surgery[-1], texts),
-            anomaly_map=sdp_plus_map(scores, logits, tokens.grid, size, plus.sigma),
+            anomaly_map=sdp_map(scores, tokens.grid, size, plus.sigma, logits),
         )
         return post_processor(raw)
 

@@ -4,7 +4,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +11,7 @@ from torch import Tensor
 from anomalib_clipad.clip.backbone import Backbone, load_backbone
 from anomalib_clipad.clip.surgery import stage_ends
 from anomalib_clipad.scoring.heads import LinearHeads
-from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
-
-Model = TypeVar("Model", SDPModel, SDPPlusModel)
+from anomalib_clipad.scoring.torch_model import SDPModel
 
 
 @dataclass(frozen=True)
@@ -53,18 +50,18 @@ class Setting:
         """SDP with random text vectors."""
         return with_texts(SDPModel(self.backbone.model.visual, sigma=self._sigma), self.backbone.embed_dim, classes)
 
-    def sdp_plus(self) -> SDPPlusModel:
+    def sdp_plus(self) -> SDPModel:
         """SDP+ with random heads and text vectors."""
         clip = self.backbone
         heads = LinearHeads(clip.width, clip.embed_dim, len(stage_ends(clip.depth)))
-        return with_texts(SDPPlusModel(clip.model.visual, heads, sigma=self._sigma), clip.embed_dim, 1)
+        return with_texts(SDPModel(clip.model.visual, heads, sigma=self._sigma), clip.embed_dim, 1)
 
     @property
     def _sigma(self) -> float:
         return self.backbone.image_size[0] / 30
 
 
-def with_texts(model: Model, embed_dim: int, classes: int) -> Model:
+def with_texts(model: SDPModel, embed_dim: int, classes: int) -> SDPModel:
     """Give a model random text vectors of so many classes."""
     generator = torch.Generator().manual_seed(0)
     for index in range(classes):

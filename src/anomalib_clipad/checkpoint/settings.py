@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.text_engine import TextEngine
-from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 
 _SDP_SETTINGS = ("sigma", "layers", "taps", "staged", "architecture_surgery", "feature_surgery")
 _SDP_PLUS_SETTINGS = ("sigma", "head_weight")
 """Layers and taps are compared with the heads'."""
 
 
-def describe_settings(model: SDPModel | SDPPlusModel, text_engine: TextEngine) -> dict[str, str]:
+def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str]:
     """Describe, as the user's arguments, what scores depend on beside weights and input.
 
     Example:
@@ -27,7 +27,7 @@ def describe_settings(model: SDPModel | SDPPlusModel, text_engine: TextEngine) -
         >>> describe_settings(clipad.model, clipad.collaborators.text_engine)["sigma"]
         '4.0'
     """
-    names = _SDP_PLUS_SETTINGS if isinstance(model, SDPPlusModel) else _SDP_SETTINGS
+    names = _SDP_SETTINGS if model.heads is None else _SDP_PLUS_SETTINGS
     return {
         **{name: _as_argument(getattr(model, name)) for name in names},
         "prompts": _describe_prompts(text_engine.prompts),

@@ -17,7 +17,7 @@ from anomalib_clipad.deploy.exported_model import ExportedModel, engine_transfor
 from anomalib_clipad.deploy.onnx import check_input_size, write_onnx
 from anomalib_clipad.deploy.openvino import Quantisation, check_compression, write_openvino
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
-from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class ClipExport(_Base):
     The class that mixes this in has ``model``, ``class_name`` and ``collaborators``.
     """
 
-    model: SDPModel | SDPPlusModel
+    model: SDPModel
     class_name: str | None
     collaborators: Any
 

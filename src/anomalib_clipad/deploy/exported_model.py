@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_clipad._version import __version__
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
-from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 
 CLASS_INPUT = "class_index"
 """Second input of a graph of several classes."""
@@ -46,7 +46,7 @@ class ExportedModel(nn.Module):
     def __init__(
         self,
         transform: nn.Module | None,
-        model: SDPModel | SDPPlusModel,
+        model: SDPModel,
         post_processor: nn.Module | None,
     ) -> None:
         super().__init__()
@@ -121,8 +121,8 @@ def engine_transform(pre_processor: nn.Module | None) -> Transform | nn.Module |
 
 
 def select_classes(
-    model: SDPModel | SDPPlusModel, post_processor: nn.Module | None, class_index: Sequence[int]
-) -> tuple[SDPModel | SDPPlusModel, nn.Module | None]:
+    model: SDPModel, post_processor: nn.Module | None, class_index: Sequence[int]
+) -> tuple[SDPModel, nn.Module | None]:
     """Copy a model and its post-processor with some of their classes only; the vision tower is shared.
 
     Args:

@@ -37,7 +37,7 @@ from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.predictions import ImageReader, Images, Predictions, ReadImage, to_predictions
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
-from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class ClipModule(ClipExport):
     constructor.
     """
 
-    model: SDPModel | SDPPlusModel
+    model: SDPModel
     class_name: str | None
     calibrate_unlabelled: bool
     collaborators: Collaborators
@@ -288,7 +288,7 @@ class ClipModule(ClipExport):
         if saved is None:
             msg = f"Expected a checkpoint of {type(self).__name__}, but got one without '{CHECKPOINT_KEY}'."
             raise ValueError(msg)
-        ours, theirs = isinstance(self.model, SDPPlusModel), CHECKPOINT_METADATA in saved
+        ours, theirs = self.model.heads is not None, CHECKPOINT_METADATA in saved
         if ours != theirs:
             names = {True: "SDPPlus", False: "SDP"}
             msg = (

@@ -107,6 +107,7 @@ class SDP(ClipModule, AnomalibModule):
         self.calibrate_unlabelled = calibrate_unlabelled
         self.model = SDPModel(
             clip.model.visual,
+            None,
             layers,
             taps,
             resolve_sigma(sigma, size),

@@ -5,7 +5,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from anomalib import LearningType
@@ -36,7 +36,7 @@ from anomalib_clipad.models.clip_module import (
 )
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.loss import segmentation_loss
-from anomalib_clipad.scoring.torch_model import SDPPlusModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint, TokenCaching
 from anomalib_clipad.training.token_cache import CachePlace, TokenBatch
 
@@ -108,8 +108,6 @@ class SDPPlus(ClipModule, AnomalibModule):
         'one_class'
     """
 
-    model: SDPPlusModel
-
     trains_on_auxiliary = True
     """Asks this package's datamodules for labelled training images."""
 
@@ -154,9 +152,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.calibrate_unlabelled = calibrate_unlabelled
         tapped = normalise_layers(layers, clip.depth)
         linear_heads, self.heads_metadata = _make_heads(clip, tapped, taps, heads, seed)
-        self.model = SDPPlusModel(
-            clip.model.visual, linear_heads, tapped, taps, resolve_sigma(sigma, size), head_weight
-        )
+        self.model = SDPModel(clip.model.visual, linear_heads, tapped, taps, resolve_sigma(sigma, size), head_weight)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs, self.seed = learning_rate, lr_scheduler, epochs, seed
         self.cache, self.validate_every_epoch = cache, validate_every_epoch
@@ -171,7 +167,7 @@ class SDPPlus(ClipModule, AnomalibModule):
 
     def configure_optimizers(self) -> Any:
         """Adam on the heads, as in the paper, and the user's schedule."""
-        optimizer = torch.optim.Adam(self.model.heads.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self._heads.parameters(), lr=self.learning_rate)
         scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
         return LightningCLI.configure_optimizers(self, optimizer, scheduler)
 
@@ -240,7 +236,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.has_heads, self._resumed_from = True, self.trainer.ckpt_path
         self.heads_metadata = self._describe_heads()
         if self.trainer.is_global_zero:
-            path = save_heads(Path(self.trainer.default_root_dir) / HEADS_FILE, self.model.heads, self.heads_metadata)
+            path = save_heads(Path(self.trainer.default_root_dir) / HEADS_FILE, self._heads, self.heads_metadata)
             logger.info("Heads: %s", path)
 
     def on_test_start(self) -> None:
@@ -282,9 +278,13 @@ class SDPPlus(ClipModule, AnomalibModule):
             raise ValueError(msg)
         metadata = HeadsMetadata.decode(checkpoint[CHECKPOINT_KEY][CHECKPOINT_METADATA])
         clip = self.collaborators.backbone
-        check_heads(self.model.heads, metadata, clip, self.model.layers, self.model.taps, "the checkpoint")
+        check_heads(self._heads, metadata, clip, self.model.layers, self.model.taps, "the checkpoint")
         if function != TrainerFn.FITTING:  # heads that are trained further are described anew
             self.heads_metadata, self.has_heads = metadata, True
+
+    @property
+    def _heads(self) -> LinearHeads:
+        return cast("LinearHeads", self.model.heads)
 
     def _tap(self, batch: ImageBatch) -> TappedPatches:
         """Patches of a batch that comes straight from the dataset."""

@@ -167,77 +167,53 @@ def head_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Te
     return head_logit_map(logits, grid, size).sigmoid()
 
 
-def sdp_map(scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], sigma: float) -> Tensor:
-    """SDP anomaly map: the mean of the tapped layers' patch scores, upsampled, blurred and mapped into [0, 1].
-
-    The reference sums the layers; (sum / L + 1) / 2 ranks pixels alike and suits the host, whose metrics squash
-    values outside [0, 1]. A Gaussian kernel sums to one, so that this commutes with the blur.
-
-    Args:
-        scores: One tensor ``(B, N)`` in [-1, 1] for each of the L tapped layers, see :func:`patch_scores`.
-        grid: Height and width of the patch grid.
-        size: Height and width of the map, in pixels.
-        sigma: Standard deviation of the blur in pixels.
-
-    Returns:
-        Maps ``(B, H, W)`` in [0, 1].
-
-    Raises:
-        ValueError: If there are no scores, their number of patches is not that of the grid, or ``sigma`` is invalid.
-    """
-    # Rounding may leave a value a few 1e-8 outside, which would be enough for the host to squash the batch.
-    return ((_mean_score_map(scores, grid, size, sigma) + 1) / 2).clamp(0, 1)
-
-
-def sdp_plus_map(
+def sdp_map(
     scores: Sequence[Tensor],
-    logits: Sequence[Tensor],
     grid: tuple[int, int],
     size: tuple[int, int],
     sigma: float,
+    logits: Sequence[Tensor] = (),
     head_weight: float = 1.0,
 ) -> Tensor:
-    """SDP+ anomaly map: the heads' maps added to SDP's, blurred and mapped into [0, 1].
+    """Anomaly map of SDP, and with the logits of heads that of SDP+: upsampled, blurred and mapped into [0, 1].
 
-    The reference sums both over the layers; (sum + L) / (3 L) ranks pixels alike. The blur is linear, so that SDP's
-    part is still blurred on the patch grid; only the heads' part, whose sigmoid follows the upsampling, is blurred at
-    full size, all heads at once.
+    The reference sums the L layers' scores in [-1, 1] and the heads' probabilities. (sum / L + 1) / 2, with heads
+    (sum + L) / (3 L), ranks pixels the same way and suits the host, whose metrics squash values outside [0, 1]. The
+    blur is linear and its kernel sums to one: SDP's part is blurred on the patch grid, and only the heads' part, whose
+    sigmoid follows the upsampling, at full size, all heads at once.
 
     Args:
-        scores: SDP's patch scores ``(B, N)`` in [-1, 1] for each of the L tapped layers, see :func:`patch_scores`.
-        logits: Logits ``(B, N)`` of the L heads, see :func:`head_logits`.
+        scores: Patch scores ``(B, N)`` in [-1, 1] for each of the L tapped layers, see :func:`patch_scores`.
         grid: Height and width of the patch grid.
         size: Height and width of the map, in pixels.
         sigma: Standard deviation of the blur in pixels.
+        logits: Logits ``(B, N)`` of the L heads, see :func:`head_logits`; none for SDP.
         head_weight: Weight of the heads' maps where SDP's have weight 1. The paper's is 1; at 0 the map is SDP's.
 
     Returns:
         Maps ``(B, H, W)`` in [0, 1].
 
     Raises:
-        ValueError: If there are no scores or not as many logits, their number of patches is not that of the grid, or
-            ``sigma`` or ``head_weight`` is invalid.
+        ValueError: If there are no scores, there are logits but not as many, their number of patches is not that of
+            the grid, or ``sigma`` or ``head_weight`` is invalid.
     """
-    if len(logits) != len(scores):
-        msg = (
-            f"Expected logits to be those of {len(scores)} heads, one for each layer of the scores, "
-            f"but got {len(logits)}. Use heads made for the tapped layers."
-        )
-        raise ValueError(msg)
-    if not (math.isfinite(head_weight) and head_weight >= 0):
-        msg = f"Expected head_weight to be a finite number, 0 or more, but got {head_weight}. The paper's is 1."
-        raise ValueError(msg)
-    from_surgery = _mean_score_map(scores, grid, size, sigma)
-    from_heads = gaussian_blur(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma)
-    # The former lies in [-1, 1], the latter in [0, 1].
-    return ((from_surgery + 1 + head_weight * from_heads) / (2 + head_weight)).clamp(0, 1)
-
-
-def _mean_score_map(scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], sigma: float) -> Tensor:
-    """Mean of the layers' patch scores ``(B, N)``, upsampled and blurred: ``(B, H, W)`` in [-1, 1]."""
     _check_patches("scores", scores, grid)
     mean_score = torch.stack([layer.float() for layer in scores]).mean(dim=0)
-    return upsample_and_blur(mean_score.unflatten(-1, grid), size, sigma)
+    total, parts = upsample_and_blur(mean_score.unflatten(-1, grid), size, sigma) + 1, 2.0  # from [0, 2]
+    if logits:
+        if len(logits) != len(scores):
+            msg = (
+                f"Expected logits to be those of {len(scores)} heads, one for each layer of the scores, "
+                f"but got {len(logits)}. Use heads made for the tapped layers."
+            )
+            raise ValueError(msg)
+        if not (math.isfinite(head_weight) and head_weight >= 0):
+            msg = f"Expected head_weight to be a finite number, 0 or more, but got {head_weight}. The paper's is 1."
+            raise ValueError(msg)
+        from_heads = gaussian_blur(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma)
+        total, parts = total + head_weight * from_heads, parts + head_weight
+    # Rounding may leave a value a few 1e-8 outside, which would be enough for the host to squash the batch.
+    return (total / parts).clamp(0, 1)
 
 
 def _check_patches(name: str, layers: Sequence[Tensor], grid: tuple[int, int]) -> None:

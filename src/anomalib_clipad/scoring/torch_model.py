@@ -16,20 +16,21 @@ from anomalib_clipad.scoring.anomaly_map import (
     head_logits,
     patch_scores,
     sdp_map,
-    sdp_plus_map,
 )
 from anomalib_clipad.scoring.class_texts import ClassTexts
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 
 
 class SDPModel(nn.Module):
-    """Staged dual path of CLIP-AD (https://arxiv.org/abs/2311.00453), without any training.
+    """Staged dual path of CLIP-AD (https://arxiv.org/abs/2311.00453): SDP, and with linear heads SDP+.
 
     Args:
         visual: Vision tower of an open_clip model, frozen by the caller. It is not altered.
+        heads: One head for each tapped layer, trained on an auxiliary dataset; ``None`` for SDP, which trains nothing.
         layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the ends of the four stages.
         taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
         sigma: Standard deviation of the Gaussian blur, in pixels of the input.
+        head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
         staged: Restart the surgery path at each stage; False is an ablation.
         architecture_surgery: Score the tokens of the surgery path; False is an ablation that scores the original one's.
         feature_surgery: Weight the texts by the class token; False is an ablation.
@@ -42,9 +43,9 @@ class SDPModel(nn.Module):
         ValueError: If ``layers`` is not valid for the tower.
 
     Example:
-        >>> from anomalib_clipad.clip.backbone import load_backbone
+        >>> from anomalib_clipad.clip import load_backbone
         >>> backbone = load_backbone("clipad-tiny")
-        >>> model = SDPModel(backbone.model.visual)
+        >>> model = SDPModel(backbone.model.visual, LinearHeads(backbone.width, backbone.embed_dim))
         >>> model.texts.add("nut", torch.randn(backbone.embed_dim, 2))
         0
         >>> model(torch.randn(1, 3, 120, 120)).anomaly_map.shape
@@ -54,9 +55,11 @@ class SDPModel(nn.Module):
     def __init__(
         self,
         visual: nn.Module,
+        heads: LinearHeads | None = None,
         layers: Sequence[int] | None = None,
         taps: Taps = "reference",
         sigma: float = 8.0,
+        head_weight: float = 1.0,
         *,
         staged: bool = True,
         architecture_surgery: bool = True,
@@ -65,9 +68,11 @@ class SDPModel(nn.Module):
         super().__init__()
         tower = check_tower(visual)
         self.visual = visual
+        self.heads = heads
         self.layers = normalise_layers(layers, depth=len(tower.transformer.resblocks))
         self.taps: Taps = taps
         self.sigma = sigma
+        self.head_weight = head_weight
         self.staged = staged
         self.architecture_surgery = architecture_surgery
         self.feature_surgery = feature_surgery
@@ -86,69 +91,26 @@ class SDPModel(nn.Module):
 
         Raises:
             RuntimeError: If no class is known yet.
-            ValueError: If the patch size does not divide the image size.
+            ValueError: If the patch size does not divide the image size, or the heads do not fit the tapped layers.
         """
         texts = self.texts(class_index)
         stages = NUM_STAGES if self.staged else 1
-        paths: Paths = "surgery" if self.architecture_surgery else "original"
+        paths: Paths = "surgery" if self.heads is None else "both"
+        if not self.architecture_surgery:
+            paths = "original"
         tokens = surgery_tokens(self.visual, image, self.layers, self.taps, stages, paths)
         embeddings = tokens.surgery
         if not self.architecture_surgery:
             embeddings = [project_tokens(check_tower(self.visual), layer) for layer in tokens.original]
+        patches = [] if self.heads is None else self.heads(_tapped_patches(tokens).layers)
         with torch.autocast(image.device.type, enabled=False):
             scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in embeddings]
+            logits = [head_logits(layer, texts) for layer in patches]
+            size = (image.shape[-2], image.shape[-1])
             return InferenceBatch(
                 pred_score=class_probability(embeddings[-1], texts),
-                anomaly_map=sdp_map(scores, tokens.grid, _size(image), self.sigma),
+                anomaly_map=sdp_map(scores, tokens.grid, size, self.sigma, logits, self.head_weight),
             )
-
-
-class SDPPlusModel(nn.Module):
-    """SDP with linear heads on the original path, trained on an auxiliary dataset (CLIP-AD, SDP+).
-
-    Args:
-        visual: Vision tower of an open_clip model, frozen by the caller. It is not altered.
-        heads: One head for each tapped layer.
-        layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the ends of the four stages.
-        taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
-        sigma: Standard deviation of the Gaussian blur, in pixels of the input.
-        head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
-
-    Attributes:
-        texts: Text embeddings of the known classes, of which there must be one before the first image.
-
-    Raises:
-        TypeError: If the vision tower is not supported.
-        ValueError: If ``layers`` is not valid for the tower.
-
-    Example:
-        >>> from anomalib_clipad.clip.backbone import load_backbone
-        >>> backbone = load_backbone("clipad-tiny")
-        >>> model = SDPPlusModel(backbone.model.visual, LinearHeads(backbone.width, backbone.embed_dim))
-        >>> model.texts.add("nut", torch.randn(backbone.embed_dim, 2))
-        0
-        >>> model(torch.randn(1, 3, 120, 120)).anomaly_map.shape
-        torch.Size([1, 120, 120])
-    """
-
-    def __init__(
-        self,
-        visual: nn.Module,
-        heads: LinearHeads,
-        layers: Sequence[int] | None = None,
-        taps: Taps = "reference",
-        sigma: float = 8.0,
-        head_weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        tower = check_tower(visual)
-        self.visual = visual
-        self.heads = heads
-        self.layers = normalise_layers(layers, depth=len(tower.transformer.resblocks))
-        self.taps: Taps = taps
-        self.sigma = sigma
-        self.head_weight = head_weight
-        self.texts = ClassTexts(tower.proj.shape[1])
 
     @torch.no_grad()
     def tapped_patches(self, image: Tensor) -> TappedPatches:
@@ -165,29 +127,18 @@ class SDPPlusModel(nn.Module):
 
         Returns:
             Logits (B, H, W) of each layer.
+
+        Raises:
+            RuntimeError: If the model has no heads.
         """
+        if self.heads is None:
+            msg = "Expected the model to have heads, but got none. Make it with heads=LinearHeads(...)."
+            raise RuntimeError(msg)
         texts = self.texts(class_index)
         embeddings = self.heads(patches.layers)
         with torch.autocast(class_index.device.type, enabled=False):
             return [head_logit_map(head_logits(layer, texts), patches.grid, size) for layer in embeddings]
 
-    def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
-        """Score images; arguments, results and errors are those of :meth:`SDPModel.forward`."""
-        texts = self.texts(class_index)
-        tokens = surgery_tokens(self.visual, image, self.layers, self.taps)
-        embeddings = self.heads(_tapped_patches(tokens).layers)
-        with torch.autocast(image.device.type, enabled=False):
-            scores = [patch_scores(layer, texts) for layer in tokens.surgery]
-            logits = [head_logits(layer, texts) for layer in embeddings]
-            return InferenceBatch(
-                pred_score=class_probability(tokens.surgery[-1], texts),
-                anomaly_map=sdp_plus_map(scores, logits, tokens.grid, _size(image), self.sigma, self.head_weight),
-            )
-
 
 def _tapped_patches(tokens: SurgeryTokens) -> TappedPatches:
     return TappedPatches([layer[:, 1:] for layer in tokens.original], tokens.grid)
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]

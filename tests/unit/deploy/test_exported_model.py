@@ -17,7 +17,7 @@ from anomalib_clipad.deploy.onnx import OPSETS, check_input_size, write_onnx
 from anomalib_clipad.post_processing.calibration import Calibration
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.scoring.heads import LinearHeads
-from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 
 NAMES = ["nut", "bolt", "gasket"]
 
@@ -26,10 +26,10 @@ def make_images(n: int = 2, height: int = 90, width: int = 70) -> Tensor:
     return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def make_parts(clip: Any, *, plus: bool = False) -> tuple[SDPModel | SDPPlusModel, CategoryPostProcessor]:
+def make_parts(clip: Any, *, plus: bool = False) -> tuple[SDPModel, CategoryPostProcessor]:
     """Model of three classes, each with text vectors and a calibration of its own."""
     torch.manual_seed(0)
-    model = SDPPlusModel(clip.visual, LinearHeads(32, 24), sigma=1.5) if plus else SDPModel(clip.visual, sigma=1.5)
+    model = SDPModel(clip.visual, LinearHeads(32, 24), sigma=1.5) if plus else SDPModel(clip.visual, sigma=1.5)
     post_processor = CategoryPostProcessor()
     post_processor.resize(len(NAMES))
     for index, name in enumerate(NAMES):

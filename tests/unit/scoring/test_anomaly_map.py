@@ -20,7 +20,6 @@ from anomalib_clipad.scoring.anomaly_map import (
     head_map,
     patch_scores,
     sdp_map,
-    sdp_plus_map,
     upsample,
     upsample_and_blur,
 )
@@ -84,7 +83,7 @@ def test_head_maps_match_the_reference(golden, golden_logits):
 @pytest.mark.parametrize("sigma", [0, 2, 8])
 def test_sdp_plus_map_matches_the_reference(golden, golden_scores, golden_logits, sigma):
     name = f"sdp_plus_map_sigma{sigma}" if sigma else "sdp_plus_map_unsmoothed"
-    result = sdp_plus_map(golden_scores, golden_logits, (6, 6), (96, 96), sigma)
+    result = sdp_map(golden_scores, (6, 6), (96, 96), sigma, golden_logits)
     expected = (golden.tensors[name] + 4) / 12
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
 
@@ -220,7 +219,7 @@ def test_head_logits_are_upsampled_before_the_sigmoid_with_aligned_corners():
 def test_sdp_plus_map_is_in_the_unit_interval_at_the_extremes():
     low, high = torch.full((1, 225), -1.0), torch.full((1, 225), 1.0)
     scores = torch.cat([high, low])
-    result = sdp_plus_map([scores] * 3, [1000 * scores] * 3, (15, 15), (240, 240), 8.0)
+    result = sdp_map([scores] * 3, (15, 15), (240, 240), 8.0, [1000 * scores] * 3)
     assert result.min() >= 0
     assert result.max() <= 1
     torch.testing.assert_close(result, torch.stack([torch.ones(240, 240), torch.zeros(240, 240)]))
@@ -233,7 +232,7 @@ def test_heads_are_weighted_against_sdp(generator, head_weight):
     unblurred = sum(upsample(layer.unflatten(-1, (2, 3)), (20, 30)) for layer in scores)
     unblurred = unblurred + head_weight * sum(head_map(layer, (2, 3), (20, 30)) for layer in logits)
 
-    result = sdp_plus_map(scores, logits, (2, 3), (20, 30), 2.0, head_weight)
+    result = sdp_map(scores, (2, 3), (20, 30), 2.0, logits, head_weight)
 
     expected = (scipy_blur(unblurred, 2.0) + 3) / (3 * (2 + head_weight))
     torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=0)
@@ -271,13 +270,13 @@ def test_logits_must_fit_the_grid():
 def test_there_must_be_a_head_for_each_layer():
     scores = [torch.zeros(1, 6)] * 4
     with pytest.raises(ValueError, match=r"Expected logits to be those of 4 heads, .*, but got 3. Use heads made for"):
-        sdp_plus_map(scores, scores[:3], (2, 3), (8, 8), 0.0)
+        sdp_map(scores, (2, 3), (8, 8), 0.0, scores[:3])
     with pytest.raises(ValueError, match="Expected scores to hold at least one layer"):
-        sdp_plus_map([], [], (2, 3), (8, 8), 0.0)
+        sdp_map([], (2, 3), (8, 8), 0.0)
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
 def test_invalid_head_weight(weight):
     layers = [torch.zeros(1, 6)]
     with pytest.raises(ValueError, match=f"Expected head_weight to be a finite number, 0 or more, but got {weight}"):
-        sdp_plus_map(layers, layers, (2, 3), (8, 8), 0.0, weight)
+        sdp_map(layers, (2, 3), (8, 8), 0.0, layers, weight)

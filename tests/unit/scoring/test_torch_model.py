@@ -8,7 +8,7 @@ import torch
 from anomalib_clipad.clip.surgery import surgery_tokens
 from anomalib_clipad.scoring.anomaly_map import patch_scores, sdp_map
 from anomalib_clipad.scoring.heads import LinearHeads
-from anomalib_clipad.scoring.torch_model import SDPModel, SDPPlusModel
+from anomalib_clipad.scoring.torch_model import SDPModel
 
 
 @pytest.fixture
@@ -105,26 +105,26 @@ def test_refuses_layers_that_the_tower_does_not_have(tiny_clip):
         SDPModel(tiny_clip.visual, layers=[5])
 
 
-def golden_plus(golden, **arguments) -> SDPPlusModel:
+def golden_plus(golden, **arguments) -> SDPModel:
     """SDP+ with the heads that the reference implementation used."""
     tensors = golden.tensors
     state = {key.removeprefix("head/"): value for key, value in tensors.items() if key.startswith("head/")}
     embed_dim, width = state["fc.0.weight"].shape
     heads = LinearHeads(width, embed_dim, len(golden.layers))
     heads.load_state_dict(state)
-    model = SDPPlusModel(golden.model.visual, heads, golden.layers, **arguments)
+    model = SDPModel(golden.model.visual, heads, golden.layers, **arguments)
     model.texts.add("object", tensors["text"])
     return model
 
 
 @pytest.fixture
-def plus(tiny_clip) -> SDPPlusModel:
+def plus(tiny_clip) -> SDPModel:
     """SDP+ of two classes over a tiny tower."""
     generator = torch.Generator().manual_seed(0)
     heads = LinearHeads(32, 24)
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    model = SDPPlusModel(tiny_clip.visual, heads, sigma=1)
+    model = SDPModel(tiny_clip.visual, heads, sigma=1)
     for name in ("nut", "bolt"):
         model.texts.add(name, torch.nn.functional.normalize(torch.randn(24, 2, generator=generator), dim=0))
     return model
@@ -165,9 +165,13 @@ class TestSDPPlus:
         torch.testing.assert_close(patches.layers, [layer[:, 1:] for layer in every.original])
         assert patches.grid == every.grid
 
-    def test_weight_of_the_heads(self, plus, tiny_images):
+    @pytest.mark.parametrize("switch", [None, "staged", "architecture_surgery", "feature_surgery"])
+    def test_without_the_heads_weight_it_is_sdp_ablations_included(self, plus, tiny_images, switch):
         sdp = SDPModel(plus.visual, sigma=1)
         sdp.texts.replace(plus.texts.names, plus.texts.embeddings)
+        if switch:
+            setattr(sdp, switch, False)
+            setattr(plus, switch, False)
         with_heads = plus(tiny_images)
 
         plus.head_weight = 0
@@ -205,10 +209,18 @@ class TestSDPPlus:
 
     def test_without_a_class_there_is_nothing_to_compare_with(self, tiny_clip, tiny_images):
         with pytest.raises(RuntimeError, match="Expected text embeddings of at least one class, but got none"):
-            SDPPlusModel(tiny_clip.visual, LinearHeads(32, 24))(tiny_images)
+            SDPModel(tiny_clip.visual, LinearHeads(32, 24))(tiny_images)
+
+    def test_the_state_adds_the_heads_to_that_of_sdp(self, plus):
+        heads = {f"heads.fc.{index}.{kind}" for index in range(4) for kind in ("weight", "bias")}
+        assert set(plus.state_dict()) == set(SDPModel(plus.visual).state_dict()) | heads
+
+    def test_maps_of_heads_need_heads(self, plus, tiny_images):
+        with pytest.raises(RuntimeError, match=r"Expected the model to have heads, but got none\. Make it with heads="):
+            SDPModel(plus.visual).logit_maps(plus.tapped_patches(tiny_images), (32, 32), torch.tensor([0, 0]))
 
     def test_refuses_heads_of_another_number(self, tiny_clip, tiny_images):
-        model = SDPPlusModel(tiny_clip.visual, LinearHeads(32, 24, num_layers=3))
+        model = SDPModel(tiny_clip.visual, LinearHeads(32, 24, num_layers=3))
         model.texts.add("nut", torch.randn(24, 2))
         with pytest.raises(ValueError, match="those of 3 layers of width 32, but got 4 layers"):
             model(tiny_images)
