@@ -196,7 +196,7 @@ def main() -> None:
     logging.getLogger("anomalib_clipad").setLevel(logging.ERROR)  # one message a pool otherwise
     recipe = {"n_train": 1, "n_test_good": arguments.good, "n_test_per_defect": arguments.per_defect}
     recipe |= {"image_seed": arguments.image_seed, "num_workers": 0}
-    model = SDP(post_processor=False, evaluator=False, visualizer=False)
+    model = SDP("clipad-tiny", post_processor=False, evaluator=False, visualizer=False)
     scores = {}
     for category in SyntheticDefects(arguments.root, arguments.categories, **recipe).categories:
         data = SyntheticDefects(arguments.root, [category], **recipe)

@@ -23,7 +23,8 @@ def measure(setting: Setting) -> list[Row]:
         SyntheticDefects(folder / "data", categories=["wood"], **recipe).prepare_data()
         arguments = [
             *("test", "--model", "anomalib_clipad.SDP", "--model.backbone", setting.backbone_name),
-            *("--model.pretrained", "random", "--model.strategy", "mean", "--model.cache_dir", str(folder / "text")),
+            *("--model.pretrained", "random", "--model.strategy", "mean"),
+            *("--model.text_cache_dir", str(folder / "text")),
             *("--data", "anomalib_clipad.SyntheticDefects", "--data.root", str(folder / "data")),
             *("--data.categories", "[wood]", "--data.eval_batch_size", str(setting.batch_size)),
             *(part for key, value in recipe.items() for part in (f"--data.{key}", str(value))),

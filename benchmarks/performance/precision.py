@@ -65,7 +65,7 @@ def _variants(model: SDPModel, setting: Setting) -> dict[str, Map]:
 def _aurocs(setting: Setting) -> dict[str, float]:
     """Mean pixel AUROC of the embedded model over held-out synthetic categories, by each of the ways."""
     categories = ["gear"] if setting.smoke else ["carpet", "gear", "screw", "capsule"]
-    module = SDP(evaluator=False, visualizer=False, cache_dir=False, strategy="mean")
+    module = SDP("clipad-tiny", evaluator=False, visualizer=False, text_cache_dir=False, strategy="mean")
     variants = _variants(module.model, setting)
     values: dict[str, list[float]] = {name: [] for name in variants}
     with TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ def measure(setting: Setting) -> list[Row]:
 
 def _measure(setting: Setting, folder: Path) -> list[Row]:
     model = SDP(
-        setting.backbone_name, "random", class_name="bottle", strategy="mean", cache_dir=False, visualizer=False
+        setting.backbone_name, "random", class_name="bottle", strategy="mean", text_cache_dir=False, visualizer=False
     ).eval()
     side = setting.backbone.image_size[0]
     model.predict(torch.zeros(1, 3, side, side))  # makes the class known

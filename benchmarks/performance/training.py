@@ -51,7 +51,13 @@ def _epochs(setting: Setting, folder: Path, per_category: int) -> list[Row]:
     target = {**recipe, "root": folder / "target", "n_test_good": 2}
     data = SyntheticDefects(categories=["wood"], auxiliary=auxiliary, train_batch_size=8, **target)
     model = SDPPlus(
-        setting.backbone_name, "random", strategy="mean", epochs=5, cache="memory", cache_dir=False, visualizer=False
+        setting.backbone_name,
+        "random",
+        strategy="mean",
+        epochs=5,
+        token_cache="memory",
+        text_cache_dir=False,
+        visualizer=False,
     )
     clock = EpochClock()
     engine = Engine(
@@ -76,8 +82,8 @@ def _commands(setting: Setting, folder: Path, per_category: int) -> Row:
         "model.backbone": setting.backbone_name,
         "model.pretrained": "random",
         "model.strategy": "mean",
-        "model.cache": "memory",
-        "model.cache_dir": "false",
+        "model.token_cache": "memory",
+        "model.text_cache_dir": "false",
         "model.visualizer": "false",
         "data": "anomalib_clipad.SyntheticDefects",
         "data.root": "command_target",

@@ -12,6 +12,8 @@ from rich.table import Table
 from anomalib_clipad import SDP, SDPPlus, SyntheticDefects
 from anomalib_clipad.metrics.report import FILE_NAME, MetricsReport
 
+BACKBONE = "clipad-tiny"
+
 COMMANDS = {
     "SDP": "anomalib test --config configs/quickstart.yaml",
     "SDP+": "anomalib test --config configs/quickstart_plus.yaml",
@@ -22,7 +24,7 @@ def run() -> None:
     """Test both models and print their metrics by category, and where pictures and tables are."""
     reports, folders = {}, {}
     # Pictures take longer than all else together: one set is enough to look at.
-    for name, model in (("SDP", SDP()), ("SDP+", SDPPlus(heads="embedded", visualizer=False))):
+    for name, model in (("SDP", SDP(BACKBONE)), ("SDP+", SDPPlus(BACKBONE, heads="embedded", visualizer=False))):
         engine = Engine(logger=False)
         engine.test(model, datamodule=SyntheticDefects(num_workers=2))
         reports[name], folders[name] = model.evaluator.report, engine.trainer.default_root_dir

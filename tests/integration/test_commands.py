@@ -11,13 +11,14 @@ from PIL import Image
 
 import layouts
 from terminal import Terminal
+from tiny import ON_TINY
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METRICS = ["image_AUROC", "image_F1Max", "image_AUPR", "pixel_AUROC", "pixel_F1Max", "pixel_AUPR", "pixel_AUPRO"]
 
 pytestmark = pytest.mark.slow
 
-SDP = ("--model", "anomalib_clipad.SDP")
+SDP = ("--model", "anomalib_clipad.SDP", *ON_TINY)
 IN_PROCESS = ("--data.num_workers", "0")
 
 

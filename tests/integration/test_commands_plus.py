@@ -7,10 +7,11 @@ import pytest
 import layouts
 from anomalib_clipad.data.published import VISA
 from terminal import Terminal
+from tiny import ON_TINY
 
 pytestmark = pytest.mark.slow
 
-SDP_PLUS = ("--model", "anomalib_clipad.SDPPlus")
+SDP_PLUS = ("--model", "anomalib_clipad.SDPPlus", *ON_TINY)
 MVTEC = ("--data", "MVTec", "--data.root", "data/MVTecAD", "--data.categories", "bottle,metal_nut")
 VISA_TARGET = ("--data", "VisA", "--data.root", "data/visa", "--data.categories", "capsules,pcb1")
 IN_PROCESS = ("--data.num_workers", "0")
@@ -20,7 +21,7 @@ def test_heads_are_trained_on_visa_and_used_on_mvtec_and_back(anomalib: Terminal
     layouts.write_mvtec_ad(anomalib.folder / "data/MVTecAD", ["bottle", "metal_nut"])
     layouts.write_visa(anomalib.folder / "data/visa", VISA.categories, n_good=2, n_defect=2)
 
-    output = anomalib("train", *SDP_PLUS, "--model.epochs", "1", "--model.cache", "disk", *MVTEC, *IN_PROCESS)
+    output = anomalib("train", *SDP_PLUS, "--model.epochs", "1", "--model.token_cache", "disk", *MVTEC, *IN_PROCESS)
 
     assert "Training on 48 labelled images of VisA" in output
     assert "Metrics per category" in output

@@ -15,16 +15,18 @@ import yaml
 
 from anomalib_clipad.cli import main
 from anomalib_clipad.compare.records import read_grid, read_records
+from tiny import BACKBONE
 
 pytestmark = pytest.mark.slow
 
 COMMAND = str(Path(sys.executable).with_name("anomalib-clipad"))
 UNTRAINED = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False}
+TINY = {"backbone": BACKBONE}
 MODELS = {
-    "SDP": {"class_path": "anomalib_clipad.SDP"},
+    "SDP": {"class_path": "anomalib_clipad.SDP", "init_args": TINY},
     "Padim, untrained": {"class_path": "anomalib.models.Padim", "init_args": {**UNTRAINED, "n_features": 20}},
-    "SDP+": {"class_path": "anomalib_clipad.SDPPlus", "init_args": {"epochs": 1, "cache": "memory"}},
-    "impossible": {"class_path": "anomalib_clipad.SDP", "init_args": {"image_size": 121}},
+    "SDP+": {"class_path": "anomalib_clipad.SDPPlus", "init_args": {**TINY, "epochs": 1, "token_cache": "memory"}},
+    "impossible": {"class_path": "anomalib_clipad.SDP", "init_args": {**TINY, "image_size": 121}},
 }
 RECIPE = {"root": "data", "n_train": 3, "n_test_good": 4, "n_test_per_defect": 1, "image_size": 64, "num_workers": 0}
 

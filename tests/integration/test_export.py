@@ -23,6 +23,7 @@ from sklearn.metrics import roc_auc_score
 import layouts
 from anomalib_clipad import SDP, MVTec, SDPPlus, SyntheticDefects
 from terminal import Terminal
+from tiny import BACKBONE, ON_TINY, sdp, sdp_plus
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     images = write_photographs(folder / "images")
     data = MVTec(root=layouts.write_mvtec_ad(folder / "data"), categories=["bottle"], num_workers=0)
     expected = {}
-    for model in (SDP(class_name="bottle", visualizer=False), SDPPlus(heads="embedded", visualizer=False)):
+    for model in (sdp(class_name="bottle", visualizer=False), sdp_plus(heads="embedded", visualizer=False)):
         root = folder / model.name
         engine = make_engine(root)
         engine.test(model, datamodule=data)  # calibrates
@@ -64,7 +65,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
             type(model).load(checkpoint, class_name="bottle", visualizer=False), images, root / "predict"
         )
         for kind in ("torch", "onnx", "openvino"):
-            engine.export(type(model)(), kind, export_root=root, ckpt_path=checkpoint)
+            engine.export(type(model)(BACKBONE), kind, export_root=root, ckpt_path=checkpoint)
     return Exported(images, expected)
 
 
@@ -146,13 +147,22 @@ def score_as_the_host_exports(model: SDPPlus, path: Path) -> torch.Tensor:
 def test_a_quantised_model_keeps_its_accuracy(anomalib: Terminal) -> None:
     recipe = {"categories": list(CATEGORIES), "n_train": 1, "n_test_good": 10, "n_test_per_defect": 1}
     data = SyntheticDefects(root=anomalib.folder / "data", **recipe, num_workers=0)
-    engine, model = make_engine(anomalib.folder), SDP(visualizer=False, evaluator=False)
+    engine, model = make_engine(anomalib.folder), sdp(visualizer=False, evaluator=False)
     engine.validate(model, datamodule=data)
     engine.trainer.save_checkpoint(anomalib.folder / "model.ckpt")
 
     flags = [part for key, value in recipe.items() for part in (f"--data.{key}", json.dumps(value))]
     anomalib(
-        *("export", "--model", "anomalib_clipad.SDP", "--ckpt_path", "model.ckpt", "--export_type", "openvino"),
+        *(
+            "export",
+            "--model",
+            "anomalib_clipad.SDP",
+            *ON_TINY,
+            "--ckpt_path",
+            "model.ckpt",
+            "--export_type",
+            "openvino",
+        ),
         *("--compression_type", "INT8_PTQ", "--export_root", "int8"),
         *("--data", "SyntheticDefects", "--data.root", "data", *flags),
     )

@@ -13,12 +13,13 @@ import pytest
 
 import layouts
 from terminal import Terminal
+from tiny import ON_TINY
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 pytestmark = pytest.mark.slow
 
-SDP = ("--model", "anomalib_clipad.SDP")
+SDP = ("--model", "anomalib_clipad.SDP", *ON_TINY)
 
 
 def read(folder: Path) -> list[dict[str, str]]:
@@ -71,7 +72,9 @@ def test_a_list_of_several_classes_calibrated_on_itself(anomalib: Terminal) -> N
 def test_a_single_file_and_the_heads_of_sdp_plus(anomalib: Terminal) -> None:
     layouts.write_images(anomalib.folder, 1)
 
-    anomalib("predict", "--model", "anomalib_clipad.SDPPlus", "--model.heads", "embedded", "--data", "000.png")
+    anomalib(
+        "predict", "--model", "anomalib_clipad.SDPPlus", *ON_TINY, "--model.heads", "embedded", "--data", "000.png"
+    )
 
     [row] = read(anomalib.folder / "results/SDPPlus/latest")
     assert (Path(row["path"]).name, row["class_name"], row["error"]) == ("000.png", "object", "")
@@ -81,8 +84,10 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
     layouts.write_images(tmp_path / "photos", 21)
     (tmp_path / "images.csv").write_text("photos/000.png,gasket\nphotos/001.png,nut\n")
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "predict.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    script = "\n".join(blocks).replace('backbone="ViT-B-16-plus-240", pretrained="laion400m_e31"', "")
-    assert "SDP.load()" in script
+    script = "\n".join(blocks).replace(
+        'backbone="ViT-B-16-plus-240", pretrained="laion400m_e31"', 'backbone="clipad-tiny"'
+    )
+    assert "clipad-tiny" in script
 
     process = subprocess.run(
         [sys.executable, "-c", script],

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from anomalib.engine import Engine
 
-from anomalib_clipad import SDP, SyntheticDefects
+from anomalib_clipad import SyntheticDefects
+from tiny import sdp
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ def measure(tmp_path_factory: pytest.TempPathFactory):
         data = SyntheticDefects(
             folder / "data", defects=defects, n_train=1, n_test_good=10, n_test_per_defect=1, num_workers=0
         )
-        model = SDP(pretrained=pretrained, cache_dir=False, visualizer=False)
+        model = sdp(pretrained=pretrained, text_cache_dir=False, visualizer=False)
         [metrics] = Engine(default_root_dir=folder / "results", logger=False).test(model, datamodule=data)
         return metrics
 

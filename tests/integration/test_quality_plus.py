@@ -13,7 +13,8 @@ import pytest
 import torch
 from anomalib.engine import Engine
 
-from anomalib_clipad import SDP, SDPPlus, SyntheticDefects
+from anomalib_clipad import SyntheticDefects
+from tiny import sdp, sdp_plus
 
 pytestmark = pytest.mark.slow
 
@@ -27,15 +28,15 @@ def make_data(folder: Path) -> SyntheticDefects:
 
 def test_heads_beat_sdp_on_a_clip_whose_patches_are_not_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    settings = {"pretrained": "random", "cache_dir": False, "visualizer": False}
-    plus = SDPPlus(epochs=5, learning_rate=1e-3, seed=42, cache="memory", **settings)
+    settings = {"pretrained": "random", "text_cache_dir": False, "visualizer": False}
+    plus = sdp_plus(epochs=5, learning_rate=1e-3, seed=42, token_cache="memory", **settings)
     engine = Engine(default_root_dir=tmp_path / "plus", logger=False, enable_progress_bar=False)
 
     [with_heads] = engine.train(plus, datamodule=make_data(tmp_path))
     [without] = Engine(default_root_dir=tmp_path / "sdp", logger=False).test(
-        SDP(**settings), datamodule=make_data(tmp_path)
+        sdp(**settings), datamodule=make_data(tmp_path)
     )
 
-    assert torch.equal(plus.model.visual.proj, SDP(**settings).model.visual.proj)  # the same tower
+    assert torch.equal(plus.model.visual.proj, sdp(**settings).model.visual.proj)  # the same tower
     assert without["pixel_AUPRO"] < 0.3
     assert with_heads["pixel_AUPRO"] > without["pixel_AUPRO"] + 0.15

@@ -73,7 +73,7 @@ def train(results, resume=None, kill=None, devices=1, batch=4, workers=0, augmen
         train_augmentations=Compose([RandomHorizontalFlip(), RandomAffine(20)]) if augment else None,
         **recipe,
     )
-    recipe = {"image_size": 64, "epochs": 3, "learning_rate": 1e-3, "visualizer": False, "cache_dir": False, **model}
+    recipe = {"epochs": 3, "learning_rate": 1e-3, "visualizer": False, "text_cache_dir": False, **model}
     engine = Engine(
         accelerator="cpu",
         devices=devices,
@@ -84,7 +84,7 @@ def train(results, resume=None, kill=None, devices=1, batch=4, workers=0, augmen
         default_root_dir=results,
         enable_progress_bar=False,
     )
-    engine.train(SDPPlus(**recipe), datamodule=data, ckpt_path=resume)
+    engine.train(SDPPlus("clipad-tiny", image_size=64, **recipe), datamodule=data, ckpt_path=resume)
 
 
 if __name__ == "__main__":
@@ -105,21 +105,26 @@ if __name__ == "__main__":
 STEPS = 6
 """Steps of an epoch."""
 
+IN_THE_MIDDLE = {"kill": f"after step {STEPS + 2}"}
+
 KILLED: dict[str, tuple[str, dict[str, Any]]] = {
-    "in the middle of an epoch": ("through", {"kill": f"after step {STEPS + 2}"}),
-    "in the middle of an epoch, with tokens in memory": ("memory", {"kill": f"after step {STEPS + 2}"}),
-    "in the middle of an epoch, with tokens on disk": ("memory", {"kill": f"after step {STEPS + 2}", "cache": "disk"}),
-    "in the middle of an epoch, with augmentations": ("augmented", {"kill": f"after step {STEPS + 2}"}),
+    "in the middle of an epoch": ("through", IN_THE_MIDDLE),
+    "in the middle of an epoch, with tokens in memory": ("memory", IN_THE_MIDDLE),
+    "in the middle of an epoch, with tokens on disk": (
+        "memory",
+        {"kill": f"after step {STEPS + 2}", "token_cache": "disk"},
+    ),
+    "in the middle of an epoch, with augmentations": ("augmented", IN_THE_MIDDLE),
     "while a checkpoint was written": ("through", {"kill": "second save"}),
     "in the last validation": ("through", {"kill": "last validation"}),
     "in the test, after it was stopped early": ("stopped", {"kill": "test"}),
-    "where steps are counted": ("steps", {"kill": f"after step {STEPS + 2}"}),
+    "where steps are counted": ("steps", IN_THE_MIDDLE),
 }
 """When a training is killed, and the uninterrupted one that it is compared with."""
 
 THROUGH: dict[str, dict[str, Any]] = {
     "through": {},
-    "memory": {"cache": "memory"},
+    "memory": {"token_cache": "memory"},
     "augmented": {"augment": True},
     "stopped": {"stop": True},
     "steps": {"steps": 2 * STEPS + 3},
@@ -208,7 +213,7 @@ def test_the_model_is_written_without_the_optimiser_that_its_training_resumes_wi
 
 def test_two_processes_give_the_heads_of_one_with_the_doubled_batch_in_one_folder(folder: Path) -> None:
     two = {"devices": 2, "batch": 2}
-    run(folder, {"results": "two", **two}, {"results": "two with tokens", **two, "cache": "memory"})
+    run(folder, {"results": "two", **two}, {"results": "two with tokens", **two, "token_cache": "memory"})
 
     for name, through in (("two", "through"), ("two with tokens", "memory")):
         latest = results(folder, name, "latest").resolve()

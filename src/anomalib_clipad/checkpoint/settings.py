@@ -23,7 +23,7 @@ def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str
 
     Example:
         >>> from anomalib_clipad import SDP
-        >>> clipad = SDP(sigma=4)
+        >>> clipad = SDP("clipad-tiny", sigma=4)
         >>> describe_settings(clipad.model, clipad.collaborators.text_engine)["sigma"]
         '4.0'
     """

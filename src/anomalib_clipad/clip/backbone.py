@@ -18,10 +18,12 @@ from torch import Tensor
 from anomalib_clipad.clip import embedded
 from anomalib_clipad.clip.vision_tower import SUPPORTED_TOWERS, check_tower
 from anomalib_clipad.clip.weights import load_weights, read_weights
+from anomalib_clipad.host.hub import asked_once
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_BACKBONE = "clipad-tiny"
+DEFAULT_BACKBONE = "ViT-B-16-plus-240"
+"""The paper's; with the first of its tags, ``laion400m_e31``."""
 RANDOM = "random"
 _QUICK_GELU_SUFFIX = "-quickgelu"
 _RANDOM_SEED = 0
@@ -224,12 +226,14 @@ def _download_weights(name: str, tag: str) -> _Weights:
     """Get the weights of one of open_clip's tags, from its cache or the network."""
     settings = open_clip.get_pretrained_cfg(name, tag)
     try:
-        path = Path(open_clip.download_pretrained(settings))
+        with asked_once():
+            path = Path(open_clip.download_pretrained(settings))
     except Exception as error:  # each of the download libraries has errors of its own
         msg = (
-            f"Expected to download the weights {tag!r} of {name}, but got {type(error).__name__}: {error}. "
-            "Without network, pass a local file (pretrained=/path/to/weights) or a model that ships with the package "
-            f"(backbone={' or '.join(repr(known) for known in embedded.NAMES)})."
+            f"Expected to download the weights {tag!r} of {name}, but got {type(error).__name__}: "
+            f"{str(error).rstrip('.')}. Without network pass a local file (pretrained=/path/to/weights, or "
+            f"--model.pretrained), or try the pipeline with the stand-in that ships with the package "
+            f"(backbone={embedded.NAMES[0]!r}, or --model.backbone {embedded.NAMES[0]})."
         )
         raise RuntimeError(msg) from error
     # OpenAI's own files are TorchScript, whose checksum open_clip has verified, and versions of open_clip that load

@@ -101,7 +101,7 @@ def resolve_cache_dir(cache_dir: str | os.PathLike[str] | Literal[False] | None)
         return _default_cache_dir()
     if not isinstance(cache_dir, str | os.PathLike) or not str(cache_dir):
         msg = (
-            f"Expected cache_dir to be a path, None (the default folder) or False (nothing on disk), "
+            f"Expected text_cache_dir to be a path, None (the default folder) or False (nothing on disk), "
             f"but got {cache_dir!r}."
         )
         raise ValueError(msg)

@@ -183,7 +183,7 @@ class ClipModule(ClipExport):
         Example:
             >>> import numpy as np
             >>> from anomalib_clipad import SDP
-            >>> clipad = SDP.load()  # SDP.load(backbone="ViT-B-16-plus-240") for real products
+            >>> clipad = SDP.load(backbone="clipad-tiny")  # a stand-in; the default is for real products
             >>> images = [np.zeros((90, 120, 3), dtype=np.uint8), np.ones((3, 64, 64))]
             >>> clipad.predict(images, class_name="nut").scores.shape
             torch.Size([2])

@@ -32,9 +32,10 @@ class SDP(ClipModule, AnomalibModule):
     "damaged". Nothing is trained. Validation, where there is data for it, only calibrates scores and thresholds.
 
     Args:
-        backbone: open_clip architecture with a ViT and a class token. The default is a small stand-in that ships with
-            the package and **is not meant for real products**; the paper uses ``ViT-B-16-plus-240``.
-        pretrained: open_clip tag, local weights file or ``"random"``; ``None`` for the backbone's default weights.
+        backbone: open_clip architecture with a ViT and a class token; the default is the paper's. ``clipad-tiny`` ships
+            with the package, to try the pipeline without network; it is **not meant for real products**.
+        pretrained: open_clip tag, local weights file or ``"random"``; ``None`` for the backbone's default weights, of
+            the paper's ``laion400m_e31``.
         class_name: What the images show. By default the datamodule's category, in a test set over several categories
             each image's own, else "object".
         prompts: Name of a ready prompt set, YAML file or mapping of states, templates and class names, see
@@ -50,7 +51,7 @@ class SDP(ClipModule, AnomalibModule):
         staged: Restart the surgery path at each of the four stages. False is an ablation: one stage of all blocks.
         architecture_surgery: Score value-value attention. False is an ablation: the patch tokens of the plain tower.
         feature_surgery: Weight both texts by the class token. False is an ablation: both weigh the same.
-        cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
+        text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default,
             ``CategoryPostProcessor``. Without one ``pred_score`` is the class
@@ -66,7 +67,7 @@ class SDP(ClipModule, AnomalibModule):
 
     Example:
         >>> from anomalib_clipad import SDP
-        >>> model = SDP(class_name="nut")
+        >>> model = SDP("clipad-tiny", class_name="nut")
         >>> model.learning_type.value
         'zero_shot'
     """
@@ -87,7 +88,7 @@ class SDP(ClipModule, AnomalibModule):
         staged: bool = True,
         architecture_surgery: bool = True,
         feature_surgery: bool = True,
-        cache_dir: str | Literal[False] | None = None,
+        text_cache_dir: str | Literal[False] | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -101,7 +102,7 @@ class SDP(ClipModule, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, cache_dir)
+        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, text_cache_dir)
         self.collaborators = Collaborators(clip, text_engine)
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled

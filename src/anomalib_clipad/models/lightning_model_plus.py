@@ -87,10 +87,10 @@ class SDPPlus(ClipModule, AnomalibModule):
             ``--model.lr_scheduler CosineAnnealingLR --model.lr_scheduler.T_max 5``; ``None`` for a constant rate.
         epochs: Epochs of training unless the trainer is given ``max_epochs`` or ``max_steps``; the paper's are 5.
         seed: Seed of the heads and of the order of the images.
-        cache: Keep the tokens of the training images in ``"memory"`` or on ``"disk"``, so that the tower runs over
-            each only once; ``None`` for no cache.
+        token_cache: Keep the tokens of the training images in ``"memory"`` or on ``"disk"``, so that the tower runs
+            over each only once; ``None`` for no cache.
         validate_every_epoch: Validate after each epoch, for early stopping, and not only at the end.
-        cache_dir: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
+        text_cache_dir: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         pre_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         post_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         evaluator: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
@@ -104,7 +104,7 @@ class SDPPlus(ClipModule, AnomalibModule):
 
     Example:
         >>> from anomalib_clipad import SDPPlus
-        >>> SDPPlus().learning_type.value  # it has no heads yet
+        >>> SDPPlus("clipad-tiny").learning_type.value  # it has no heads yet
         'one_class'
     """
 
@@ -130,9 +130,9 @@ class SDPPlus(ClipModule, AnomalibModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         epochs: int = 5,
         seed: int = 42,
-        cache: CachePlace | None = None,
+        token_cache: CachePlace | None = None,
         validate_every_epoch: bool = False,
-        cache_dir: str | Literal[False] | None = None,
+        text_cache_dir: str | Literal[False] | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -146,7 +146,7 @@ class SDPPlus(ClipModule, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, cache_dir)
+        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, text_cache_dir)
         self.collaborators = Collaborators(clip, text_engine)
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled
@@ -155,7 +155,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.model = SDPModel(clip.model.visual, linear_heads, tapped, taps, resolve_sigma(sigma, size), head_weight)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs, self.seed = learning_rate, lr_scheduler, epochs, seed
-        self.cache, self.validate_every_epoch = cache, validate_every_epoch
+        self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch
         self._resumed_from: Any = None
         self.strict_loading = False  # a checkpoint lacks the frozen CLIP
         warn_of_stand_in(clip)
@@ -175,7 +175,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         """Return the host's components and, where heads are to be trained, what their training needs."""
         callbacks = super().configure_callbacks()
         if not self.has_heads:
-            caching = [] if self.cache is None else [TokenCaching(self.cache, self._tap)]
+            caching = [] if self.token_cache is None else [TokenCaching(self.token_cache, self._tap)]
             callbacks += [*caching, CompleteModel(), ResumeCheckpoint()]
         return callbacks
 

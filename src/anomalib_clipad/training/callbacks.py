@@ -141,12 +141,12 @@ class TokenCaching(Callback):
         del pl_module
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is None:
-            msg = "Expected cache to be None where dataloaders are passed, but got {!r}. Pass a datamodule instead."
-            raise ValueError(msg.format(self._place))
+            msg = f"Expected a datamodule to take images from for token_cache={self._place!r}, but got dataloaders."
+            raise ValueError(msg)
         if getattr(datamodule, "train_augmentations", None) is not None:
             msg = (
-                f"Expected cache to be None where training images are augmented, but got {self._place!r}: an image "
-                "would be cached as it is augmented once, for all epochs. Choose cache=None or leave out "
+                f"Expected token_cache to be None where training images are augmented, but got {self._place!r}: an "
+                "image would be cached as it is augmented once, for all epochs. Choose token_cache=None or leave out "
                 "train_augmentations."
             )
             raise ValueError(msg)

@@ -153,7 +153,7 @@ def _allocate(shape: tuple[int, ...], place: CachePlace, folder: Path, processes
         other = "disk" if place == "memory" else "memory"
         msg = (
             f"Expected the cached tokens to fit into {place}, but got {size / 1e9:.2f} GB of tokens{each} for "
-            f"{free / 1e9:.2f} GB that are free. Choose cache={other!r} or cache=None, or fewer auxiliary categories."
+            f"{free / 1e9:.2f} GB that are free. Choose token_cache={other!r} or None, or fewer auxiliary categories."
         )
         raise RuntimeError(msg)
     if place == "memory":

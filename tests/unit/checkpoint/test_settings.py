@@ -8,8 +8,9 @@ from anomalib.data import PredictDataset
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_clipad import SDP, SDPPlus
+from anomalib_clipad import SDP
 from anomalib_clipad.checkpoint.settings import check_settings, describe_settings
+from tiny import sdp, sdp_plus
 
 OF_SDP = [
     ({"sigma": 1.0}, "Expected sigma to be 4.0, .* but got 1.0"),
@@ -44,7 +45,7 @@ def images(tmp_path_factory):
 def checkpoint(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     engine = make_engine(folder)
-    engine.predict(SDP(class_name="nut", visualizer=False), dataset=images)
+    engine.predict(sdp(class_name="nut", visualizer=False), dataset=images)
     engine.trainer.save_checkpoint(folder / "model.ckpt")
     return folder / "model.ckpt"
 
@@ -61,21 +62,21 @@ def settings_of(model):
 def test_other_settings_are_refused(arguments, message):
     expected = f"{message}.* Pass the checkpoint's \\(--model.{next(iter(arguments))}\\)"
     with pytest.raises(ValueError, match=expected):
-        check_settings(settings_of(SDP()), settings_of(SDP(**arguments)))
+        check_settings(settings_of(sdp()), settings_of(sdp(**arguments)))
 
 
 def test_the_weight_of_the_heads_is_compared():
     with pytest.raises(ValueError, match=r"Expected head_weight to be 1.0, .* but got 0.5"):
-        check_settings(settings_of(SDPPlus()), settings_of(SDPPlus(head_weight=0.5)))
+        check_settings(settings_of(sdp_plus()), settings_of(sdp_plus(head_weight=0.5)))
 
 
 def test_defaults_may_be_spelled_out():
-    spelled_out = SDP(sigma=4, layers=[2, 4, 6, -1], prompts="industrial", strategy_params={})
-    check_settings(settings_of(SDP()), settings_of(spelled_out))
+    spelled_out = sdp(sigma=4, layers=[2, 4, 6, -1], prompts="industrial", strategy_params={})
+    check_settings(settings_of(sdp()), settings_of(spelled_out))
 
 
 def test_the_engine_refuses_a_checkpoint_of_other_settings(checkpoint, images, tmp_path):
-    model = SDP(class_name="nut", sigma=1.0, visualizer=False)
+    model = sdp(class_name="nut", sigma=1.0, visualizer=False)
     with pytest.raises(
         ValueError, match=r"Expected sigma to be 4.0, with which the checkpoint was made and calibrated"
     ):
@@ -84,10 +85,10 @@ def test_the_engine_refuses_a_checkpoint_of_other_settings(checkpoint, images, t
 
 def test_a_reloaded_model_has_the_settings_it_was_saved_with(images, tmp_path):
     engine, given = make_engine(tmp_path), {"sigma": 2.0, "taps": "block", "strategy": "mean"}
-    engine.predict(SDP(class_name="nut", visualizer=False, **given), dataset=images)
+    engine.predict(sdp(class_name="nut", visualizer=False, **given), dataset=images)
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
 
-    assert settings_of(SDP.load(tmp_path / "model.ckpt")) == settings_of(SDP(**given))
+    assert settings_of(SDP.load(tmp_path / "model.ckpt")) == settings_of(sdp(**given))
 
 
 def test_only_weights_that_are_never_saved_are_missing_without_a_warning(checkpoint, tmp_path, recwarn):
@@ -120,8 +121,8 @@ def test_the_engine_refuses_a_damaged_or_hostile_checkpoint(checkpoint, images, 
         torch.save({**content, "more": Hostile(tmp_path / "executed")}, path)
 
     for act in (
-        lambda: make_engine(tmp_path).predict(SDP(class_name="nut"), dataset=images, ckpt_path=path),
-        lambda: make_engine(tmp_path).export(SDP(), "torch", export_root=tmp_path / "export", ckpt_path=path),
+        lambda: make_engine(tmp_path).predict(sdp(class_name="nut"), dataset=images, ckpt_path=path),
+        lambda: make_engine(tmp_path).export(sdp(), "torch", export_root=tmp_path / "export", ckpt_path=path),
     ):
         with pytest.raises(ValueError, match=r"model\.ckpt: it cannot be read .*; nothing in it was executed"):
             act()

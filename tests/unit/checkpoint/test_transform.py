@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 
 from anomalib_clipad import SDP
 from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY
+from tiny import sdp
 
 
 class Squash(Resize):
@@ -47,7 +48,7 @@ def save(model: SDP, path: Path) -> Path:
 
 def make_model(**options) -> SDP:
     """A model that knows a class, as after a validation."""
-    model = SDP(class_name="nut", visualizer=False, evaluator=False, **options).eval()
+    model = sdp(class_name="nut", visualizer=False, evaluator=False, **options).eval()
     model.predict(torch.rand(3, 160, 120))
     return model
 
@@ -115,10 +116,10 @@ def test_the_engine_does_not_resize_to_two_sizes_one_after_the_other(tmp_path):
     own = save(make_model(pre_processor=make_pre_processor()), tmp_path / "own.ckpt")
 
     with pytest.raises(ValueError, match=r"Expected image_size to be \[120, 120\]"):
-        predict(SDP(image_size=160, visualizer=False), usual, tmp_path)
+        predict(sdp(image_size=160, visualizer=False), usual, tmp_path)
     with pytest.raises(ValueError, match="Expected pre_processor to be the checkpoint's"):
-        predict(SDP(visualizer=False), own, tmp_path)
-    predict(SDP(visualizer=False, pre_processor=make_pre_processor()), own, tmp_path)
+        predict(sdp(visualizer=False), own, tmp_path)
+    predict(sdp(visualizer=False, pre_processor=make_pre_processor()), own, tmp_path)
 
 
 def test_a_checkpoint_without_the_description_loads(tmp_path):

@@ -59,8 +59,8 @@ def activations(model) -> set[str]:
     return {type(module).__name__ for module in model.modules() if "GELU" in type(module).__name__}
 
 
-def test_default_is_the_embedded_model(shipped):
-    backbone = load_backbone()
+def test_the_embedded_model(shipped):
+    backbone = load_backbone(TINY)
 
     assert (backbone.name, backbone.pretrained, backbone.image_size) == (TINY, None, (32, 32))
     assert (backbone.patch_size, backbone.width, backbone.embed_dim, backbone.depth) == ((8, 8), 32, 24, 4)
@@ -74,7 +74,7 @@ def test_default_is_the_embedded_model(shipped):
 
 
 def test_tokenizer_has_the_context_length_of_the_model():
-    backbone = load_backbone()
+    backbone = load_backbone(TINY)
     tokens = backbone.tokenizer(["a photo of a bottle.", "a"])
     assert tokens.shape == (2, 24)
     assert backbone.model.encode_text(tokens).shape == (2, 24)
@@ -203,7 +203,7 @@ def test_no_network(name):
     tag = {"ViT-B-16-plus-240": "laion400m_e31", "ViT-B/16": "openai"}[name]
     expected = (
         rf"Expected to download the weights '{tag}' of {name.replace('/', '-')}, but got URLError: .*not known.* "
-        r"pass a local file \(pretrained=/path/to/weights\) or .* \(backbone='clipad-tiny'\)"
+        r"pass a local file \(pretrained=/path.*\(backbone='clipad-tiny', or --model.backbone clipad-tiny\)\."
     )
     with pytest.raises(RuntimeError, match=expected):
         load_backbone(name)
@@ -256,3 +256,14 @@ def test_real_architecture_with_random_weights():
     result = surgery_tokens(backbone.model.visual, torch.zeros(1, 3, 64, 96))
     assert result.layers == (3, 6, 9, 12)
     assert result.surgery[0].shape == (1, 7, backbone.embed_dim)
+
+
+@pytest.mark.usefixtures("small_registered")
+def test_default_is_the_papers(tmp_path, monkeypatch, tiny_clip):
+    path = tmp_path / "weights.pt"
+    torch.save(dict(tiny_clip.state_dict()), path)
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(path))
+
+    backbone = load_backbone()
+
+    assert (backbone.name, backbone.pretrained) == ("ViT-B-16-plus-240", "laion400m_e31")

@@ -213,5 +213,5 @@ class TestCacheDir:
 
     @pytest.mark.parametrize("value", [True, "", 3])
     def test_anything_else_is_refused(self, value):
-        with pytest.raises(ValueError, match=r"Expected cache_dir to be a path, None .* or False .*, but got"):
+        with pytest.raises(ValueError, match=r"Expected text_cache_dir to be a path, None .* or False .*, but got"):
             resolve_cache_dir(value)

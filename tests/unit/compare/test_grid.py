@@ -162,9 +162,9 @@ def test_the_trainer_of_a_model_that_trains_for_epochs():
 
 
 def test_a_model_that_takes_a_seed_is_given_the_jobs():
-    models = {"SDP+": {"class_path": "anomalib_clipad.SDPPlus"}}
+    models = {"SDP+": {"class_path": "anomalib_clipad.SDPPlus", "init_args": {"backbone": "clipad-tiny"}}}
     data = {"wood": {**SYNTHETIC, "categories": ["wood"]}}
     specs = expand(make_config(models, data, seeds=[3, 4]))
     assert [spec.make_model().seed for spec in specs] == [3, 4]
-    models["SDP+"]["init_args"] = {"seed": 9}
+    models["SDP+"]["init_args"]["seed"] = 9
     assert [spec.make_model().seed for spec in expand(make_config(models, data, seeds=[3]))] == [9]

@@ -14,7 +14,7 @@ from anomalib_clipad.compare.records import Record, job_folder, read_images, rea
 
 UNTRAINED = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False, "n_features": 5}
 MODELS = {
-    "SDP": {"class_path": "anomalib_clipad.SDP"},
+    "SDP": {"class_path": "anomalib_clipad.SDP", "init_args": {"backbone": "clipad-tiny"}},
     "Padim": {"class_path": "anomalib.models.Padim", "init_args": UNTRAINED},
 }
 
@@ -58,7 +58,7 @@ def test_models_that_draw_random_numbers_test_on_the_same_images(specs, tmp_path
 
 
 def test_what_a_kill_left_behind_is_removed_and_an_error_recorded(specs, tmp_path):
-    broken = {"SDP": {"class_path": "anomalib_clipad.SDP", "init_args": {"image_size": 121}}}
+    broken = {"SDP": {"class_path": "anomalib_clipad.SDP", "init_args": {"backbone": "clipad-tiny", "image_size": 121}}}
     dataset = {"gasket": {"class_path": "anomalib.data.Folder", "init_args": {"name": "x", "normal_dir": "good"}}}
     [spec] = expand(make_config(broken, dataset))
     left = job_folder(tmp_path, spec.id) / "tmp1234"

@@ -9,8 +9,8 @@ from anomalib.models import Padim
 from anomalib.post_processing import PostProcessor
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from anomalib_clipad import SDP
 from anomalib_clipad.compare.unclamped import UnclampedPostProcessor, without_clamp
+from tiny import sdp
 
 
 def calibrated(kind: type[PostProcessor], scores: torch.Tensor, threshold: float) -> PostProcessor:
@@ -79,12 +79,12 @@ def test_without_validation_scores_stay():
 def test_only_the_hosts_own_post_processor_is_replaced():
     padim = Padim(backbone="resnet18", layers=["layer1"], pre_trained=False, n_features=5)
     padim.post_processor.image_sensitivity = 0.3
-    sdp = SDP()
-    own = sdp.post_processor
+    model = sdp()
+    own = model.post_processor
 
     without_clamp(padim)
-    without_clamp(sdp)
+    without_clamp(model)
 
     assert isinstance(padim.post_processor, UnclampedPostProcessor)
     assert padim.post_processor.image_sensitivity == 0.3
-    assert sdp.post_processor is own
+    assert model.post_processor is own

@@ -6,7 +6,7 @@ import pytest
 from anomalib.data import Folder
 from anomalib.deploy import CompressionType
 
-from anomalib_clipad import SDP, SDPPlus
+from tiny import sdp, sdp_plus
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,20 +19,20 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(cache):
-    return SDP(class_name="nut", visualizer=False, evaluator=False)
+    return sdp(class_name="nut", visualizer=False, evaluator=False)
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
 def test_a_model_that_knows_no_class_is_refused(tmp_path, kind):
     with pytest.raises(RuntimeError, match=r"Expected the model to know the class to export, .* \(--ckpt_path\)"):
-        getattr(SDP(), f"to_{kind}")(tmp_path)
+        getattr(sdp(), f"to_{kind}")(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
 def test_sdp_plus_without_heads_is_refused(tmp_path, kind):
     with pytest.raises(RuntimeError, match="Expected SDPPlus to have trained heads, but got none"):
-        getattr(SDPPlus(class_name="nut"), f"to_{kind}")(tmp_path)
+        getattr(sdp_plus(class_name="nut"), f"to_{kind}")(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

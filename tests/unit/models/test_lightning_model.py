@@ -19,6 +19,7 @@ import layouts
 from anomalib_clipad import SDP, MVTec
 from anomalib_clipad.clip.backbone import load_backbone
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
+from tiny import sdp
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def mvtec(tmp_path: Path) -> MVTec:
 
 def test_is_a_zero_shot_model_that_the_host_can_find():
     assert SDP in AnomalibModule.__subclasses__()
-    assert SDP(visualizer=False).learning_type is LearningType.ZERO_SHOT
+    assert sdp(visualizer=False).learning_type is LearningType.ZERO_SHOT
 
 
 def test_importing_the_package_makes_the_datamodule_known_by_its_bare_name():
@@ -52,7 +53,7 @@ def test_importing_the_package_makes_the_datamodule_known_by_its_bare_name():
 
 
 def test_class_name_given_by_the_user_comes_first(mvtec):
-    model = SDP(class_name="gasket")
+    model = sdp(class_name="gasket")
     model._trainer = type("Trainer", (), {"datamodule": mvtec})()
 
     model.class_index(make_batch())
@@ -61,7 +62,7 @@ def test_class_name_given_by_the_user_comes_first(mvtec):
 
 
 def test_each_image_has_the_class_of_its_own_category(mvtec):
-    model = SDP()
+    model = sdp()
     model._trainer = type("Trainer", (), {"datamodule": mvtec})()
     batch = make_batch()
     batch.image_path = [str(mvtec.root / name / "test/good/000.png") for name in ("metal_nut", "bottle")]
@@ -72,7 +73,7 @@ def test_each_image_has_the_class_of_its_own_category(mvtec):
 
 
 def test_without_any_name_the_prompts_say_object(caplog):
-    model = SDP()
+    model = sdp()
 
     with caplog.at_level(logging.INFO):
         model.class_index(make_batch())
@@ -84,10 +85,10 @@ def test_without_any_name_the_prompts_say_object(caplog):
 
 def test_a_model_used_for_another_category_uses_its_prompts(tmp_path):
     root = layouts.write_mvtec_ad(tmp_path / "data", ["bottle", "metal_nut"])
-    model = SDP(visualizer=False)
+    model = sdp(visualizer=False)
     for category in ("bottle", "metal_nut"):
         make_engine(tmp_path / category).test(model, datamodule=MVTecAD(root=root, category=category, num_workers=0))
-    fresh = SDP(visualizer=False)
+    fresh = sdp(visualizer=False)
     make_engine(tmp_path / "fresh").test(fresh, datamodule=MVTecAD(root=root, category="metal_nut", num_workers=0))
 
     assert model.class_names == ["bottle", "metal_nut"]
@@ -96,7 +97,7 @@ def test_a_model_used_for_another_category_uses_its_prompts(tmp_path):
 
 
 def test_the_clip_model_is_neither_trained_nor_altered(mvtec, tmp_path):
-    model = SDP(visualizer=False)
+    model = sdp(visualizer=False)
     image = torch.randn(1, 3, 120, 120)
     clip = load_backbone("clipad-tiny").model
     expected = clip.encode_image(image)
@@ -108,10 +109,10 @@ def test_the_clip_model_is_neither_trained_nor_altered(mvtec, tmp_path):
 
 
 def test_several_categories_give_the_metrics_of_each_alone(mvtec, tmp_path):
-    [together] = make_engine(tmp_path / "both").test(SDP(visualizer=False), datamodule=mvtec)
+    [together] = make_engine(tmp_path / "both").test(sdp(visualizer=False), datamodule=mvtec)
     alone = [
         make_engine(tmp_path / category).test(
-            SDP(visualizer=False), datamodule=MVTecAD(root=mvtec.root, category=category, num_workers=0)
+            sdp(visualizer=False), datamodule=MVTecAD(root=mvtec.root, category=category, num_workers=0)
         )[0]
         for category in mvtec.categories
     ]
@@ -121,12 +122,12 @@ def test_several_categories_give_the_metrics_of_each_alone(mvtec, tmp_path):
 
 
 def test_a_checkpoint_holds_calibration_and_text_vectors_but_not_clip(mvtec, tmp_path):
-    model, engine = SDP(visualizer=False), make_engine(tmp_path)
+    model, engine = sdp(visualizer=False), make_engine(tmp_path)
     [expected] = engine.test(model, datamodule=mvtec)
     path = tmp_path / "model.ckpt"
     engine.trainer.save_checkpoint(path)
 
-    [reloaded] = make_engine(tmp_path / "again").test(SDP(visualizer=False), datamodule=mvtec, ckpt_path=path)
+    [reloaded] = make_engine(tmp_path / "again").test(sdp(visualizer=False), datamodule=mvtec, ckpt_path=path)
     restored = SDP.load_from_checkpoint(path, map_location="cpu")
 
     assert path.stat().st_size < 100_000
@@ -141,7 +142,7 @@ def test_a_checkpoint_holds_calibration_and_text_vectors_but_not_clip(mvtec, tmp
 @pytest.mark.slow
 def test_calibration_and_text_vectors_are_part_of_the_exported_graph(mvtec, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    model, engine = SDP(class_name="bottle", visualizer=False), make_engine(tmp_path)
+    model, engine = sdp(class_name="bottle", visualizer=False), make_engine(tmp_path)
     engine.test(model, datamodule=mvtec)
     path = engine.export(model.eval(), ExportType.ONNX, export_root=tmp_path)
     raw = torch.rand(2, 3, 120, 120)
@@ -161,11 +162,11 @@ def test_calibration_and_text_vectors_are_part_of_the_exported_graph(mvtec, tmp_
 
 def test_a_checkpoint_loads_with_another_evaluator(mvtec, tmp_path):
     engine = make_engine(tmp_path)
-    engine.test(SDP(visualizer=False), datamodule=mvtec)
+    engine.test(sdp(visualizer=False), datamodule=mvtec)
     path = tmp_path / "model.ckpt"
     engine.trainer.save_checkpoint(path)
 
-    model = SDP(visualizer=False, evaluator=CategoryEvaluator(pixel_metrics=False))
+    model = sdp(visualizer=False, evaluator=CategoryEvaluator(pixel_metrics=False))
     [metrics] = make_engine(tmp_path / "again").test(model, datamodule=mvtec, ckpt_path=path)
 
     assert set(metrics) == {"image_AUROC", "image_F1Max", "image_AUPR"}
@@ -173,7 +174,7 @@ def test_a_checkpoint_loads_with_another_evaluator(mvtec, tmp_path):
 
 def test_a_checkpoint_of_other_weights_is_refused(mvtec, tmp_path):
     engine = make_engine(tmp_path)
-    engine.test(SDP(visualizer=False), datamodule=mvtec)
+    engine.test(sdp(visualizer=False), datamodule=mvtec)
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
 
     with pytest.raises(ValueError, match="Expected a checkpoint made with the weights of this model's backbone"):
@@ -188,7 +189,7 @@ def test_all_scores_lie_in_the_unit_interval(mvtec, tmp_path):
             seen.append(batch)
             super().on_test_batch_end(trainer, pl_module, outputs, batch, *rest)
 
-    make_engine(tmp_path).test(SDP(visualizer=False, evaluator=Recorder()), datamodule=mvtec)
+    make_engine(tmp_path).test(sdp(visualizer=False, evaluator=Recorder()), datamodule=mvtec)
 
     scores = torch.cat([batch.pred_score for batch in seen])
     assert 0 <= scores.min() < scores.max() <= 1
@@ -201,7 +202,7 @@ def test_images_of_every_mode_are_handled(tmp_path, mode):
     values = np.random.default_rng(0).integers(0, 255, (50, 40), dtype=np.uint8)
     Image.fromarray(values).convert(mode).save(tmp_path / "image.tiff")
 
-    predictions = make_engine(tmp_path).predict(SDP(visualizer=False), dataset=PredictDataset(tmp_path / "image.tiff"))
+    predictions = make_engine(tmp_path).predict(sdp(visualizer=False), dataset=PredictDataset(tmp_path / "image.tiff"))
 
     assert predictions is not None
     assert 0 <= predictions[0].pred_score.item() <= 1
@@ -214,11 +215,11 @@ def test_a_16_bit_image_is_refused_instead_of_turned_white(tmp_path):
     datamodule = MVTecAD(root=root, category="bottle", num_workers=0)
 
     with pytest.raises(ValueError, match=r"Expected images of 8 bits a channel, but got 1 of more: .*001\.png"):
-        make_engine(tmp_path).test(SDP(visualizer=False), datamodule=datamodule)
+        make_engine(tmp_path).test(sdp(visualizer=False), datamodule=datamodule)
 
 
 def test_a_single_image_gets_a_sensible_score_before_any_calibration():
-    model = SDP(class_name="nut").eval()
+    model = sdp(class_name="nut").eval()
     model.class_index(make_batch(1))
 
     result = model(torch.rand(1, 3, 200, 100))
@@ -230,7 +231,7 @@ def test_a_single_image_gets_a_sensible_score_before_any_calibration():
 def test_validation_without_masks_still_calibrates(tmp_path):
     root = layouts.write_folder(tmp_path / "data")
     datamodule = Folder("gaskets", root=root, normal_dir="normal", abnormal_dir="abnormal", num_workers=0)
-    model = SDP(visualizer=False)
+    model = sdp(visualizer=False)
 
     [metrics] = make_engine(tmp_path).test(model, datamodule=datamodule)
 
@@ -240,7 +241,7 @@ def test_validation_without_masks_still_calibrates(tmp_path):
 
 @pytest.mark.parametrize("size", [64, (64, 96), 160])
 def test_other_and_oblong_input_sizes(size):
-    model = SDP(class_name="nut", image_size=size).eval()
+    model = sdp(class_name="nut", image_size=size).eval()
     model.class_index(make_batch(1))
 
     expected = (size, size) if isinstance(size, int) else size
@@ -249,11 +250,11 @@ def test_other_and_oblong_input_sizes(size):
 
 def test_an_input_size_that_the_patches_do_not_fill_is_refused_at_once():
     with pytest.raises(ValueError, match=r"multiple of the patch size 8x8, but got 103x121\. .* is 104x120"):
-        SDP(image_size=(103, 121))
+        sdp(image_size=(103, 121))
 
 
 def test_the_stand_in_says_that_it_is_one(caplog):
-    SDP()
+    sdp()
 
     assert "stand-in" in caplog.text
     assert "ViT-B-16-plus-240" in caplog.text

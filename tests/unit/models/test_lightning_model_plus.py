@@ -21,6 +21,7 @@ import layouts
 from anomalib_clipad import MVTec, SDPPlus
 from anomalib_clipad.data.labelled import LabelledImages
 from anomalib_clipad.training import token_cache
+from tiny import sdp_plus
 
 N_IMAGES = 12
 """Labelled images of the two auxiliary categories."""
@@ -51,7 +52,7 @@ def make_data(root: Path) -> Callable[..., MVTec]:
 
 
 def make_model(**arguments: Any) -> SDPPlus:
-    return SDPPlus(**{"learning_rate": 1e-3, "epochs": 1, "visualizer": False, "evaluator": False, **arguments})
+    return sdp_plus(**{"learning_rate": 1e-3, "epochs": 1, "visualizer": False, "evaluator": False, **arguments})
 
 
 def make_engine(folder: Path, *callbacks: Callback, **arguments: Any) -> Engine:
@@ -143,7 +144,7 @@ def test_training_lowers_the_loss_and_changes_nothing_but_the_heads(fit, tmp_pat
 def test_each_image_is_compared_with_the_text_of_its_own_category(fit, tmp_path, cache):
     watcher = Watcher()
 
-    fit(engine=make_engine(tmp_path, watcher), cache=cache)
+    fit(engine=make_engine(tmp_path, watcher), token_cache=cache)
 
     assert sorted(watcher.classes) == [("cable", "cable")] * 6 + [("metal_nut", "metal_nut")] * 6
 
@@ -188,7 +189,7 @@ class TestCache:
     @pytest.mark.parametrize("cache", ["memory", "disk"])
     def test_gives_the_same_model(self, fit, tmp_path, cache):
         expected = fit(engine=make_engine(tmp_path / "none"), epochs=2)
-        result = fit(engine=make_engine(tmp_path / cache), epochs=2, cache=cache)
+        result = fit(engine=make_engine(tmp_path / cache), epochs=2, token_cache=cache)
 
         images = torch.rand(2, 3, 120, 120, generator=torch.Generator().manual_seed(0))
         index = torch.tensor([0, 1])
@@ -201,7 +202,7 @@ class TestCache:
 
     @pytest.mark.parametrize(("cache", "runs"), [(None, 3), ("memory", 1), ("disk", 1)])
     def test_tower_sees_each_image_once(self, make_data, tmp_path, monkeypatch, cache, runs):
-        model, seen = make_model(epochs=3, cache=cache), []
+        model, seen = make_model(epochs=3, token_cache=cache), []
         tap = model.model.tapped_patches
         monkeypatch.setattr(model.model, "tapped_patches", lambda image: (seen.append(len(image)), tap(image))[1])
 
@@ -214,7 +215,7 @@ class TestCache:
         data = make_data()
 
         with pytest.raises(OSError, match="the machine caught fire"):
-            fit(data, make_engine(tmp_path, Fails()), cache=cache)
+            fit(data, make_engine(tmp_path, Fails()), token_cache=cache)
 
         assert isinstance(data.train_data, LabelledImages)
         assert not list(tmp_path.rglob("heads.safetensors"))
@@ -225,10 +226,10 @@ class TestCache:
         data, watcher = make_data(), Watcher()
 
         expected = (
-            rf"Expected the cached tokens to fit into {cache}, but got 0\.00 GB .* Choose cache='{other}' or cache="
+            rf"Expected the cached tokens to fit into {cache}, .* 0\.00 GB .* Choose token_cache='{other}' or None"
         )
         with pytest.raises(RuntimeError, match=expected):
-            fit(data, make_engine(tmp_path, watcher), cache=cache)
+            fit(data, make_engine(tmp_path, watcher), token_cache=cache)
 
         assert watcher.modes == set()
         assert isinstance(data.train_data, LabelledImages)

@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 import layouts
 from anomalib_clipad import SDP, MVTec, SDPPlus, Transfer
 from anomalib_clipad.checkpoint.head_files import load_heads
+from tiny import sdp, sdp_plus
 
 FRESH: dict[str, Any] = {"visualizer": False}
 
@@ -56,7 +57,7 @@ def make_engine(folder: Path) -> Engine:
 @pytest.fixture(scope="module")
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("results")
-    model = SDPPlus(learning_rate=1e-3, epochs=2, seed=7, **FRESH)
+    model = sdp_plus(learning_rate=1e-3, epochs=2, seed=7, **FRESH)
     [metrics] = make_engine(folder).train(model, datamodule=make_data(root))
     [heads], [checkpoint] = folder.rglob("v0/heads.safetensors"), folder.rglob("v0/**/model.ckpt")
     return Trained(model, heads, checkpoint, metrics)
@@ -84,23 +85,23 @@ class TestHeadsFile:
         assert metadata.metrics["train_loss"] > 0
 
     def test_gives_the_scores_of_the_trained_model(self, trained, root, tmp_path):
-        model = SDPPlus(heads=str(trained.heads), **FRESH)
+        model = sdp_plus(heads=str(trained.heads), **FRESH)
         assert model.learning_type is LearningType.ZERO_SHOT
 
         [metrics] = make_engine(tmp_path).test(model, datamodule=make_data(root))
 
         assert torch.equal(outputs(model), outputs(trained.model))
         assert metrics == pytest.approx(trained.metrics, abs=1e-6)
-        assert not torch.equal(outputs(SDPPlus(**FRESH)), outputs(trained.model))
+        assert not torch.equal(outputs(sdp_plus(**FRESH)), outputs(trained.model))
 
     def test_may_be_a_checkpoint(self, trained):
-        assert torch.equal(outputs(SDPPlus(heads=str(trained.checkpoint), **FRESH)), outputs(trained.model))
+        assert torch.equal(outputs(sdp_plus(heads=str(trained.checkpoint), **FRESH)), outputs(trained.model))
 
     def test_may_be_the_authors(self, trained, tmp_path, caplog):
         path = tmp_path / "epoch_5.pth"
         torch.save({"linear_layers": trained.model.model.heads.state_dict()}, path)
 
-        model = SDPPlus(heads=str(path), **FRESH)
+        model = sdp_plus(heads=str(path), **FRESH)
 
         assert torch.equal(outputs(model), outputs(trained.model))
         assert f"{path} does not say what its heads were made for" in caplog.text
@@ -119,11 +120,11 @@ class TestHeadsFile:
         expected = re.escape(f"for what this model has: {ours}") + ".*" + re.escape(f"made for {theirs}")
         for path in (trained.heads, trained.checkpoint):
             with pytest.raises(ValueError, match=f"{expected}.*{path.name}"):
-                SDPPlus(heads=str(path), **arguments, **FRESH)
+                sdp_plus(heads=str(path), **arguments, **FRESH)
 
     def test_that_does_not_exist(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"to be a file of SDP\+ heads, but got .*heads.safetensors"):
-            SDPPlus(heads=str(tmp_path / "heads.safetensors"))
+            sdp_plus(heads=str(tmp_path / "heads.safetensors"))
 
 
 class TestCheckpoint:
@@ -149,15 +150,15 @@ class TestCheckpoint:
 
     def test_is_tested_in_a_model_without_heads(self, trained, root, tmp_path):
         [metrics] = make_engine(tmp_path).test(
-            SDPPlus(**FRESH), datamodule=make_data(root), ckpt_path=trained.checkpoint
+            sdp_plus(**FRESH), datamodule=make_data(root), ckpt_path=trained.checkpoint
         )
         assert metrics == pytest.approx(trained.metrics, abs=1e-6)
 
     def test_takes_precedence_over_other_heads(self, trained, tmp_path, root):
-        other = SDPPlus(epochs=1, seed=8, evaluator=False, **FRESH)
+        other = sdp_plus(epochs=1, seed=8, evaluator=False, **FRESH)
         make_engine(tmp_path / "train").fit(other, datamodule=make_data(root))
         [heads] = (tmp_path / "train").rglob("v0/heads.safetensors")
-        model = SDPPlus(heads=str(heads), **FRESH)
+        model = sdp_plus(heads=str(heads), **FRESH)
 
         [metrics] = make_engine(tmp_path).test(model, datamodule=make_data(root), ckpt_path=trained.checkpoint)
 
@@ -167,7 +168,7 @@ class TestCheckpoint:
     def test_does_not_need_the_file_that_its_heads_came_from(self, trained, root, tmp_path):
         heads = Path(shutil.copy(trained.heads, tmp_path))
         engine = make_engine(tmp_path)
-        engine.test(SDPPlus(heads=str(heads), evaluator=False, **FRESH), datamodule=make_data(root))
+        engine.test(sdp_plus(heads=str(heads), evaluator=False, **FRESH), datamodule=make_data(root))
         engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
         heads.unlink()
 
@@ -194,7 +195,7 @@ class TestCheckpoint:
 
     def test_of_sdp_is_refused(self, root, tmp_path):
         engine = make_engine(tmp_path)
-        engine.test(SDP(evaluator=False, **FRESH), datamodule=make_data(root))
+        engine.test(sdp(evaluator=False, **FRESH), datamodule=make_data(root))
         engine.trainer.save_checkpoint(tmp_path / "sdp.ckpt")
 
         expected = r"Expected a checkpoint of SDPPlus, but got one of SDP\. Use it with --model anomalib_clipad\.SDP\."
@@ -214,13 +215,13 @@ class TestCheckpoint:
             r"optimiser's state\. Pass checkpoints/resume\.ckpt of the same results"
         )
         with pytest.raises(ValueError, match=expected):
-            make_engine(tmp_path).train(SDPPlus(**FRESH), datamodule=make_data(root), ckpt_path=trained.checkpoint)
+            make_engine(tmp_path).train(sdp_plus(**FRESH), datamodule=make_data(root), ckpt_path=trained.checkpoint)
 
     @pytest.mark.parametrize("content", [{}, {"callbacks": {}}])
     def test_of_something_else_is_refused(self, content):
         checkpoint = {"state_dict": {}, "hyper_parameters": {}, **content}
         with pytest.raises(ValueError, match="Expected a checkpoint of SDPPlus, but got one without 'anomalib_clipad'"):
-            SDPPlus(**FRESH).on_load_checkpoint(checkpoint)
+            sdp_plus(**FRESH).on_load_checkpoint(checkpoint)
 
 
 @pytest.mark.slow
@@ -228,7 +229,7 @@ def test_files_of_the_papers_backbone_take_less_than_15_mb(root: Path, tmp_path:
     def category(name: str) -> MVTec:
         return MVTec(root=root, categories=[name], auxiliary=None, num_workers=0, eval_batch_size=2)
 
-    model = SDPPlus(
+    model = sdp_plus(
         "ViT-B-16-plus-240",
         "random",
         image_size=32,  # nothing in the files depends on it

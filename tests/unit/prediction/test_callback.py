@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import Resize
 
 import layouts
 from anomalib_clipad import SDP, ImageList
+from tiny import sdp
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -74,7 +75,7 @@ READABLE = ["a/000.png", "a/002.png", "b/000.png", "b/001.png"]
 
 def test_broken_files_are_listed_and_the_rest_is_done(run, photos, caplog):
     with caplog.at_level(logging.WARNING):
-        predictions = run(SDP(class_name="nut"), data_path=photos)
+        predictions = run(sdp(class_name="nut"), data_path=photos)
 
     table = run.table()
     assert [path for batch in predictions for path in batch.image_path] == [str(photos / name) for name in READABLE]
@@ -86,7 +87,7 @@ def test_broken_files_are_listed_and_the_rest_is_done(run, photos, caplog):
 
 
 def test_both_tables_hold_what_the_engine_returns(run, photos):
-    predictions = run(SDP(class_name="metal_nut", visualizer=False), data_path=photos)
+    predictions = run(sdp(class_name="metal_nut", visualizer=False), data_path=photos)
 
     lines = [line for line in run.lines() if line["error"] is None]
     rows = [row for row in run.table() if not row["error"]]
@@ -102,7 +103,7 @@ def test_both_tables_hold_what_the_engine_returns(run, photos):
 def test_classes_of_a_list_are_told_apart(run, photos):
     (photos / "images.csv").write_text("b/000.png,nut\na/000.png,carpet\nmissing.png,carpet\n", encoding="utf-8")
 
-    run(SDP(), datamodule=ImageList(photos / "images.csv", num_workers=0))
+    run(sdp(), datamodule=ImageList(photos / "images.csv", num_workers=0))
 
     assert [(Path(row["path"]).name, row["class_name"], bool(row["score"])) for row in run.table()] == [
         ("000.png", "nut", True),
@@ -114,7 +115,7 @@ def test_classes_of_a_list_are_told_apart(run, photos):
 
 def test_nothing_readable_is_an_error_and_listed(run, photos):
     with pytest.raises(OSError, match=r"can be read, but got none\. .*001\.png: not an image"):
-        run(SDP(visualizer=False), data_path=photos / "a/001.png")
+        run(sdp(visualizer=False), data_path=photos / "a/001.png")
 
     assert [row["error"] for row in run.table()] == ["not an image, or of an unknown format"]
 
@@ -122,7 +123,7 @@ def test_nothing_readable_is_an_error_and_listed(run, photos):
 def test_loaders_keep_their_batch_size_in_python(run, photos):
     loader = DataLoader(PredictDataset(photos), batch_size=4, collate_fn=PredictDataset(photos).collate_fn)
 
-    predictions = run(SDP(visualizer=False), dataloaders=loader)
+    predictions = run(sdp(visualizer=False), dataloaders=loader)
 
     assert [len(batch.image_path) for batch in predictions] == [3, 1]
 
@@ -130,16 +131,16 @@ def test_loaders_keep_their_batch_size_in_python(run, photos):
 def test_a_dataset_with_a_transform_of_its_own_is_left_alone(run, photos):
     dataset = PredictDataset(photos / "b/000.png", transform=Resize((40, 40)))
 
-    [batch] = run(SDP(visualizer=False), dataset=dataset)
+    [batch] = run(sdp(visualizer=False), dataset=dataset)
 
-    assert batch.pred_score.item() != run(SDP(visualizer=False), data_path=photos / "b/000.png")[0].pred_score.item()
+    assert batch.pred_score.item() != run(sdp(visualizer=False), data_path=photos / "b/000.png")[0].pred_score.item()
 
 
 def test_labelled_datamodules_get_tables_too(run, tmp_path):
     root = layouts.write_folder(tmp_path / "data")
     datamodule = Folder("gaskets", root=root, normal_dir="normal", abnormal_dir="abnormal", num_workers=0)
 
-    batches = run(SDP(visualizer=False), datamodule=datamodule)
+    batches = run(sdp(visualizer=False), datamodule=datamodule)
 
     table = run.table()
     assert [row["path"] for row in table] == [path for batch in batches for path in batch.image_path]
@@ -160,9 +161,9 @@ class TestCalibrateUnlabelled:
         return tmp_path / "pool/images.csv"
 
     def test_calibrates_each_class_on_the_images_of_the_run(self, run, pool):
-        run(SDP(calibrate_unlabelled=True, visualizer=False), datamodule=ImageList(pool, num_workers=0))
+        run(sdp(calibrate_unlabelled=True, visualizer=False), datamodule=ImageList(pool, num_workers=0))
 
-        expected = SDP.load()
+        expected = sdp().eval()
         expected.calibrate(pool)
         read = [row for row in run.table() if not row["error"]]
         torch.testing.assert_close(
@@ -172,7 +173,7 @@ class TestCalibrateUnlabelled:
         assert len([row for row in run.table() if row["error"]]) == 1  # though it was met twice
 
     def test_sees_only_the_images_of_the_run(self, run, pool):
-        model = SDP(calibrate_unlabelled=True, visualizer=False)
+        model = sdp(calibrate_unlabelled=True, visualizer=False)
         run(model, datamodule=ImageList(pool, batch_size=5, num_workers=0), trainer={"limit_predict_batches": 2})
 
         # Ten images of one class are too few to calibrate on.
@@ -180,7 +181,7 @@ class TestCalibrateUnlabelled:
         assert len(run.table()) == 10
 
     def test_refuses_a_post_processor_that_has_no_ranges(self, run, pool):
-        model = SDP(calibrate_unlabelled=True, visualizer=False, post_processor=False)
+        model = sdp(calibrate_unlabelled=True, visualizer=False, post_processor=False)
 
         with pytest.raises(RuntimeError, match="Expected post_processor to be a CategoryPostProcessor for calibration"):
             run(model, datamodule=ImageList(pool, num_workers=0))

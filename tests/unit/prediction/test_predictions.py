@@ -16,11 +16,12 @@ from anomalib.engine import Engine
 from PIL import Image
 
 import layouts
-from anomalib_clipad import SDP, ImageList, SDPPlus
+from anomalib_clipad import SDP, ImageList
 from anomalib_clipad.post_processing.calibration import CategoryStatistics
 from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
 from anomalib_clipad.prediction.predictions import Prediction, Predictions
 from anomalib_clipad.prediction.table import PredictionRow
+from tiny import sdp, sdp_plus
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def clipad(cache) -> SDP:
-    return SDP.load()
+    return sdp().eval()
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("kind", [SDP, SDPPlus])
+@pytest.mark.parametrize("kind", [sdp, sdp_plus])
 def test_scores_and_maps_are_those_of_anomalibs_engine(photos, tmp_path, kind):
-    options = {"class_name": "nut"} if kind is SDP else {"class_name": "nut", "heads": "embedded"}
+    options = {"class_name": "nut", **({} if kind is sdp else {"heads": "embedded"})}
     engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
     model = kind(**options, visualizer=False)
     batches = engine.predict(model, dataset=PredictDataset(photos))
 
-    predictions = kind.load(**options).predict(photos, batch_size=3)
+    predictions = kind(**options).predict(photos, batch_size=3)
 
     assert [item.row.path for item in predictions] == [path for batch in batches for path in batch.image_path]
     torch.testing.assert_close(
@@ -103,8 +104,8 @@ def test_each_image_may_be_of_its_own_class(clipad, pixels):
 
 def test_the_models_class_name_is_the_default_and_object_without_one(clipad, pixels):
     assert clipad.predict(pixels)[0].row.class_name == "object"
-    assert SDP.load(class_name="nut").predict(pixels)[0].row.class_name == "nut"
-    assert SDP.load(class_name="nut").predict(pixels, class_name="bolt")[0].row.class_name == "bolt"
+    assert sdp(class_name="nut").predict(pixels)[0].row.class_name == "nut"
+    assert sdp(class_name="nut").predict(pixels, class_name="bolt")[0].row.class_name == "bolt"
 
 
 def test_a_csv_file_names_images_and_classes(clipad, photos):
@@ -219,7 +220,7 @@ def test_predictions_are_a_sequence(clipad, photos):
 
 
 def test_nothing_is_decided_without_a_post_processor(pixels):
-    predictions = SDP.load(post_processor=False).predict(pixels)
+    predictions = sdp(post_processor=False).predict(pixels)
 
     assert predictions.labels is None
     assert predictions.masks is None
@@ -238,7 +239,7 @@ def test_results_carry_no_gradient_but_may_be_calculated_with(clipad, pixels):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_model_on_a_gpu_gives_the_same_scores(clipad, photos):
     expected = clipad.predict(photos)
-    predictions = SDP.load().to("cuda").predict(photos)
+    predictions = sdp().eval().to("cuda").predict(photos)
 
     assert predictions.anomaly_maps.device.type == "cpu"
     torch.testing.assert_close(predictions.scores, expected.scores, rtol=0, atol=1e-3)
@@ -254,10 +255,10 @@ class TestCalibrate:
         return folder
 
     def test_takes_ranges_and_thresholds_from_the_images_alone(self, pool):
-        raw = SDP.load(post_processor=False).predict(pool, class_name="nut")
+        raw = sdp(post_processor=False).predict(pool, class_name="nut")
         statistics = CategoryStatistics()
         statistics.update(raw.scores, raw.anomaly_maps, None, None)
-        clipad = SDP.load()
+        clipad = sdp().eval()
 
         clipad.calibrate(pool, class_name="nut", batch_size=5)
 
@@ -270,7 +271,7 @@ class TestCalibrate:
         assert [row.label == "anomalous" for row in rows] == [row.score > row.threshold for row in rows]
 
     def test_leaves_other_classes_alone(self, pool):
-        clipad = SDP.load()
+        clipad = sdp().eval()
         clipad.predict(pool / "b", class_name="carpet")
 
         clipad.calibrate(pool, class_name="nut")
@@ -280,7 +281,7 @@ class TestCalibrate:
 
     def test_calibrates_each_class_by_its_own_images(self, pool):
         names = ["nut"] * 20 + ["carpet"] * 4
-        clipad, alone = SDP.load(), SDP.load()
+        clipad, alone = sdp().eval(), sdp().eval()
 
         clipad.calibrate(pool, class_name=names)
         alone.calibrate(pool / "a", class_name="nut")  # the other class has too few images
@@ -289,7 +290,7 @@ class TestCalibrate:
         assert torch.equal(clipad.post_processor.score_ranges[0], alone.post_processor.score_ranges[0])
 
     def test_after_a_run_of_the_engine(self, pool, tmp_path):
-        model = SDP(visualizer=False)
+        model = sdp(visualizer=False)
         engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
         engine.predict(model, data_path=pool)
 
@@ -299,12 +300,12 @@ class TestCalibrate:
 
     def test_refuses_a_post_processor_that_has_no_ranges(self, pool):
         with pytest.raises(RuntimeError, match=r"to be a CategoryPostProcessor for calibration, but got NoneType"):
-            SDP.load(post_processor=False).calibrate(pool)
+            sdp(post_processor=False).calibrate(pool)
 
 
 class TestLoad:
     def test_of_a_checkpoint_keeps_calibration_and_classes(self, tmp_path, photos):
-        model = SDP(class_name="nut", visualizer=False)
+        model = sdp(class_name="nut", visualizer=False)
         engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
         engine.predict(model, datamodule=ImageList(photos, num_workers=0))
         model.post_processor.image_thresholds[0] = 0.7
@@ -323,4 +324,4 @@ class TestLoad:
 
     def test_refuses_sdp_plus_without_heads_when_it_predicts(self, pixels):
         with pytest.raises(RuntimeError, match="Expected SDPPlus to have trained heads"):
-            SDPPlus.load().predict(pixels)
+            sdp_plus().eval().predict(pixels)

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 import layouts
 from anomalib_clipad import MVTec, SDPPlus
+from tiny import sdp_plus
 
 CALIBRATION = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds")
 
@@ -67,7 +68,7 @@ def fit(tmp_path: Path, make_data: Callable[..., MVTec]) -> Callable[..., Engine
 
 def make_model(**arguments: Any) -> SDPPlus:
     settings = {"image_size": 64, "learning_rate": 1e-3, "epochs": 2, "visualizer": False, "evaluator": False}
-    return SDPPlus(**{**settings, **arguments})
+    return sdp_plus(**{**settings, **arguments})
 
 
 def results(engine: Engine) -> Path:
@@ -214,21 +215,17 @@ class TestTokenCaching:
     def test_of_augmented_images_is_refused(self, make_data, tmp_path):
         data = make_data(train_augmentations=RandomHorizontalFlip())
         engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
-        expected = (
-            r"Expected cache to be None where training images are augmented, but got 'memory': .* Choose cache=None"
-        )
+        expected = r"Expected token_cache to be None where training images are augmented, but got 'memory': .*=None"
         with pytest.raises(ValueError, match=expected):
-            engine.fit(make_model(cache="memory"), datamodule=data)
+            engine.fit(make_model(token_cache="memory"), datamodule=data)
 
     def test_of_dataloaders_is_refused(self, make_data, tmp_path):
         data = make_data()
         data.setup("test")
         loader = DataLoader(data.test_data, batch_size=2, collate_fn=data.test_data.collate_fn)
         engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
-        with pytest.raises(
-            ValueError, match=r"Expected cache to be None where dataloaders are passed, but got 'disk'\."
-        ):
-            engine.fit(make_model(cache="disk"), train_dataloaders=loader)
+        with pytest.raises(ValueError, match=r"Expected a datamodule .* for token_cache='disk', but got dataloaders\."):
+            engine.fit(make_model(token_cache="disk"), train_dataloaders=loader)
 
     @pytest.mark.parametrize("cache", ["memory", "disk"])
     @pytest.mark.parametrize("fails", [False, True])
@@ -238,7 +235,7 @@ class TestTokenCaching:
             default_root_dir=tmp_path, callbacks=[Fails()] if fails else [], logger=False, enable_progress_bar=False
         )
         try:
-            engine.fit(make_model(cache=cache, epochs=1), datamodule=data)
+            engine.fit(make_model(token_cache=cache, epochs=1), datamodule=data)
         except OSError:
             assert fails
         assert {path.name for path in map(Path, data.train_data.samples["image_path"])} == {

@@ -124,7 +124,7 @@ def test_nothing_is_made_where_it_does_not_fit(place, tmp_path, monkeypatch):
 
     message = re.escape(
         f"Expected the cached tokens to fit into {place}, but got 0.00 GB of tokens for 0.00 GB that are free. "
-        f"Choose cache='{other}' or cache=None, or fewer auxiliary categories."
+        f"Choose token_cache='{other}' or None, or fewer auxiliary categories."
     )
     with pytest.raises(RuntimeError, match=message):
         cache_tokens(loader(), lambda batch: (seen.append(batch), tap(batch))[1], place, tmp_path / "cache")
