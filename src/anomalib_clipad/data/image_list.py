@@ -4,35 +4,48 @@
 
 import csv
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.data.utils import get_image_filenames
 from anomalib.data.utils.image import is_image_file
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize, Transform
 
 from anomalib_clipad.data.categories import UNNAMED
-from anomalib_clipad.data.image_files import Unreadable, read_image
+from anomalib_clipad.data.image_files import Unreadable, as_tensor, read_image
 
 BATCH_SIZE = 8
 """Images in a batch, unless told otherwise."""
+
+THREADS = 8
+"""Images read at once, unless told otherwise."""
 
 _PATH, _CLASS_NAME = "path", "class_name"
 
 
 class ListedImage(NamedTuple):
-    """An image to predict on, and what it shows where the list says so."""
+    """An image to predict on.
+
+    Attributes:
+        path: Path of the file; empty for an image in memory.
+        class_name: What it shows, where that is said.
+        image: The image, where it is in memory.
+        position: Its place among the images given, from 0.
+    """
 
     path: str
     class_name: str | None = None
+    image: Any = None
+    position: int = 0
 
 
 def list_images(path: str | Path, root: str | Path | None = None) -> list[ListedImage]:
@@ -44,7 +57,7 @@ def list_images(path: str | Path, root: str | Path | None = None) -> list[Listed
     """
     if Path(path).suffix.lower() == ".csv":
         return read_list(path, root)
-    return [ListedImage(str(file)) for file in get_image_filenames(path)]
+    return [ListedImage(str(file), position=position) for position, file in enumerate(get_image_filenames(path))]
 
 
 def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedImage]:
@@ -81,7 +94,10 @@ def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedIm
     else:
         columns = [_PATH, _CLASS_NAME]
     folder = file_path.parent if root is None else Path(root)
-    images = [_listed(dict(zip(columns, cells, strict=False)), folder, f"{file_path}:{line}") for line, cells in lines]
+    images = [
+        _listed(dict(zip(columns, cells, strict=False)), folder, f"{file_path}:{line}")._replace(position=position)
+        for position, (line, cells) in enumerate(lines)
+    ]
     if not images:
         msg = f"Expected {file_path} to list images, but it is empty. Write a line 'path,class_name' for each."
         raise ValueError(msg)
@@ -96,52 +112,98 @@ def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedIm
     return images
 
 
+class ReadImage(NamedTuple):
+    """A listed image that was read: its own height and width, and its transformed pixels (3, H, W)."""
+
+    source: ListedImage
+    original_size: tuple[int, int]
+    pixels: Tensor
+
+
+class SkippedImage(NamedTuple):
+    """A listed image that could not be read, and why."""
+
+    source: ListedImage
+    reason: str
+
+
+def read_ahead(
+    batches: Iterable[Sequence[ListedImage]], transform: Callable[[Tensor], Tensor] | None, threads: int = THREADS
+) -> Iterator[tuple[list[ReadImage], list[SkippedImage]]]:
+    """Read batches of images in threads, each while the one before it is in use; decoding lets other threads run.
+
+    Args:
+        batches: The images.
+        transform: Applied to each.
+        threads: Images read at once.
+
+    Raises:
+        TypeError: If something in memory is not an image.
+        ValueError: If an image in memory is not valid.
+    """
+    ahead = deque[list[Future[ReadImage | SkippedImage]]]()
+
+    def first() -> tuple[list[ReadImage], list[SkippedImage]]:
+        images = [future.result() for future in ahead.popleft()]
+        skipped = [image for image in images if isinstance(image, SkippedImage)]
+        return [image for image in images if isinstance(image, ReadImage)], skipped
+
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in batches:
+            ahead.append([pool.submit(_read, image, transform) for image in batch])
+            if len(ahead) > 1:
+                yield first()
+        if ahead:
+            yield first()
+
+
+def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> ReadImage | SkippedImage:
+    try:
+        image = read_image(source.path) if source.path else as_tensor(source.image).cpu()
+    except (TypeError, ValueError) as error:
+        msg = f"Image {source.position}: {error}"
+        raise type(error)(msg) from error
+    if isinstance(image, Unreadable):
+        return SkippedImage(source, image.reason)
+    return ReadImage(source, (image.shape[-2], image.shape[-1]), transform(image) if transform else image)
+
+
 class ImageListDataset(Dataset):
-    """Listed images; one that cannot be read becomes :class:`~anomalib_clipad.data.image_files.Unreadable`.
+    """Listed images, for a :class:`ReadableLoader`.
 
     Args:
         images: The images.
         transform: Applied to each, so that they can be collated.
 
     Attributes:
-        unreadable: Files that a :class:`ReadableLoader` has found to be unreadable, by path.
+        skipped: Files that could not be read so far, by path.
     """
 
     def __init__(self, images: Sequence[ListedImage], transform: Transform | None = None) -> None:
         self.images = list(images)
         self.transform = transform
-        self.unreadable: dict[str, Unreadable] = {}
-
-    @cached_property
-    def picture_places(self) -> dict[str, Path]:
-        """Place of each image's picture in the results, see :func:`picture_places`."""
-        return picture_places(image.path for image in self.images)
+        self.skipped: dict[str, SkippedImage] = {}
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> ImageItem | Unreadable:
-        path = self.images[index].path
-        image = read_image(path)
-        if isinstance(image, Unreadable):
-            return image
-        return ImageItem(image=self.transform(image) if self.transform else image, image_path=path)
-
 
 class ReadableLoader(DataLoader):
-    """Loads an :class:`ImageListDataset`: batches lack the unreadable files, which are kept in the dataset's list."""
+    """Loads an :class:`ImageListDataset` in threads; files that cannot be read are listed in it and left out."""
 
     dataset: ImageListDataset
 
     def __iter__(self) -> Iterator[ImageBatch]:  # type: ignore[override]
-        for batch, unreadable in super().__iter__():
-            self.dataset.unreadable |= {file.path: file for file in unreadable}
-            if batch is not None:
-                yield batch
+        batches = ([self.dataset.images[index] for index in batch] for batch in self.batch_sampler or ())
+        for read, skipped in read_ahead(batches, self.dataset.transform, max(1, self.num_workers)):
+            self.dataset.skipped |= {image.source.path: image for image in skipped}
+            if read:
+                items = [ImageItem(image=image.pixels, image_path=image.source.path) for image in read]
+                yield ImageBatch.collate(items)
 
 
 def load_images(
-    images: Sequence[ListedImage], transform: Transform | None, batch_size: int = BATCH_SIZE, num_workers: int = 0
+    images: Sequence[ListedImage], transform: Transform | None, batch_size: int = BATCH_SIZE, num_workers: int = THREADS
 ) -> ReadableLoader:
     """Make a loader of images.
 
@@ -149,16 +211,22 @@ def load_images(
         images: The images.
         transform: The model's transform. Its resizing is done before collation, as in anomalib's datamodules.
         batch_size: Images in a batch.
-        num_workers: Worker processes; there are never more than batches.
+        num_workers: Threads that read images.
     """
     resizes = extract_transforms_by_type(transform, Resize)
-    return ReadableLoader(
-        ImageListDataset(images, resizes[0] if resizes else None),
-        batch_size=batch_size,
-        num_workers=min(num_workers, -(-len(images) // batch_size)),
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-    )
+    dataset = ImageListDataset(images, resizes[0] if resizes else None)
+    return ReadableLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+
+
+def engine_transform(pre_processor: nn.Module | None) -> Transform | None:
+    """Transform that the engine applies to images, antialiasing included; ``PreProcessor.forward`` leaves that out."""
+    return pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
+
+
+def pre_process(pre_processor: nn.Module | None, image: Tensor) -> Tensor:
+    """Transform images (B, 3, H, W) as the engine does."""
+    transform = engine_transform(pre_processor)
+    return image if transform is None else transform(image)
 
 
 def picture_places(paths: Iterable[str | Path]) -> dict[str, Path]:
@@ -184,7 +252,7 @@ class ImageList(AnomalibDataModule):
         path: CSV file of paths and class names (:func:`read_list`), folder or image.
         root: Folder that the CSV file's relative paths start from; ``None`` for the file's own.
         batch_size: Images in a batch.
-        num_workers: Worker processes that read images.
+        num_workers: Threads that read images.
 
     Raises:
         FileNotFoundError: If there is no such file or folder. Files that the list names may be missing.
@@ -192,7 +260,7 @@ class ImageList(AnomalibDataModule):
     """
 
     def __init__(
-        self, path: str | Path, root: str | Path | None = None, batch_size: int = BATCH_SIZE, num_workers: int = 8
+        self, path: str | Path, root: str | Path | None = None, batch_size: int = BATCH_SIZE, num_workers: int = THREADS
     ) -> None:
         if batch_size < 1 or num_workers < 0:
             msg = (
@@ -226,7 +294,7 @@ class ImageList(AnomalibDataModule):
 
     def predict_dataloader(self) -> EVAL_DATALOADERS:
         """Batches of the images that can be read."""
-        transform = getattr(getattr(self._model, "pre_processor", None), "transform", None)
+        transform = engine_transform(getattr(self._model, "pre_processor", None))
         return load_images(self.images, transform, self.eval_batch_size, self.num_workers)
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
@@ -259,9 +327,3 @@ def _listed(cells: dict[str, str], folder: Path, where: str) -> ListedImage:
         msg = f"Expected a path in {where}, but got none. Write 'path,class_name'."
         raise ValueError(msg)
     return ListedImage(str(folder / cells[_PATH]), cells.get(_CLASS_NAME) or None)
-
-
-def _collate(items: list[ImageItem | Unreadable]) -> tuple[ImageBatch | None, list[Unreadable]]:
-    """Separate what was read from what was not; a batch of no images is None."""
-    read = [item for item in items if isinstance(item, ImageItem)]
-    return ImageBatch.collate(read) if read else None, [item for item in items if isinstance(item, Unreadable)]

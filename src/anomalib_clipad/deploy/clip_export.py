@@ -13,7 +13,8 @@ from anomalib.deploy import CompressionType, ExportType
 from anomalib.metrics import F1Score
 from torchmetrics import Metric
 
-from anomalib_clipad.deploy.exported_model import ExportedModel, engine_transform, metadata, select_classes, write_torch
+from anomalib_clipad.data.image_list import engine_transform
+from anomalib_clipad.deploy.exported_model import ExportedModel, metadata, select_classes, write_torch
 from anomalib_clipad.deploy.onnx import check_input_size, write_onnx
 from anomalib_clipad.deploy.openvino import Quantisation, check_compression, write_openvino
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
@@ -37,7 +38,7 @@ class ClipExport(_Base):
     class_name: str | None
     collaborators: Any
 
-    def exported(self, class_names: Sequence[str] | None = None) -> ExportedModel:
+    def to_exported_model(self, class_names: Sequence[str] | None = None) -> ExportedModel:
         """Make what is deployed of the model: everything but the text tower, for some classes.
 
         Args:
@@ -83,7 +84,7 @@ class ClipExport(_Base):
     ) -> Path:
         """Write a ``.pt`` file for the host's ``TorchInferencer``; arguments as in :meth:`to_onnx`."""
         path = _path(export_root, ExportType.TORCH, model_file_name, ".pt")
-        return write_torch(self.exported(class_names), path)
+        return write_torch(self.to_exported_model(class_names), path)
 
     def to_onnx(
         self,
@@ -99,8 +100,8 @@ class ClipExport(_Base):
             export_root: Results folder; the file goes to its ``weights/onnx``.
             model_file_name: Name of the file without its ending.
             input_size: Height and width of raw images; ``None`` for any.
-            class_names: Classes, see :meth:`exported`. A graph of several has a second input, ``class_index``. On the
-                command line: ``--onnx_kwargs '{"class_names": ["nut", "bolt"]}'``.
+            class_names: Classes, see :meth:`to_exported_model`. A graph of several has a second input, ``class_index``.
+                On the command line: ``--onnx_kwargs '{"class_names": ["nut", "bolt"]}'``.
             kwargs: Further arguments of ``torch.onnx.export``.
 
         Raises:
@@ -109,7 +110,7 @@ class ClipExport(_Base):
             ValueError: If an argument is invalid.
         """
         path = _path(export_root, ExportType.ONNX, model_file_name, ".onnx")
-        return self._write_onnx(self.exported(class_names), path, input_size, **kwargs)
+        return self._write_onnx(self.to_exported_model(class_names), path, input_size, **kwargs)
 
     def to_openvino(
         self,
@@ -148,7 +149,7 @@ class ClipExport(_Base):
         compression = check_compression(compression_type, quantisation)
         check_input_size(input_size)
         options = dict(onnx_kwargs or {})
-        exported = self.exported(options.pop("class_names", None))
+        exported = self.to_exported_model(options.pop("class_names", None))
         path = _path(export_root, ExportType.OPENVINO, model_file_name, ".xml")
         with TemporaryDirectory() as folder:
             onnx = self._write_onnx(exported, Path(folder) / "model.onnx", input_size, **options)

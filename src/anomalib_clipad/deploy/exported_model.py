@@ -16,12 +16,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.pre_processing import PreProcessor
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Transform
 
 from anomalib_clipad._version import __version__
-from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.scoring.torch_model import SDPModel
 
 CLASS_INPUT = "class_index"
@@ -77,10 +75,7 @@ class ExportedModel(nn.Module):
             known = (class_index >= 0) & (class_index < len(self.class_names))
             class_index = class_index.clamp(0, len(self.class_names) - 1)
         predictions = self.model(image if self.transform is None else self.transform(image), class_index)
-        if isinstance(self.post_processor, CategoryPostProcessor):
-            predictions = self.post_processor(predictions, class_index)
-        elif self.post_processor is not None:
-            predictions = self.post_processor(predictions)
+        predictions = post_process(self.post_processor, predictions, class_index)
         return predictions if known is None else _without_unknown(predictions, known)
 
     def _check(self, image: Tensor, class_index: Tensor | None) -> None:
@@ -113,11 +108,6 @@ def _without_unknown(predictions: InferenceBatch, known: Tensor) -> InferenceBat
         anomaly_map=torch.where(pixels, predictions.anomaly_map, nan[:, None, None]),
         pred_mask=None if predictions.pred_mask is None else predictions.pred_mask & pixels,
     )
-
-
-def engine_transform(pre_processor: nn.Module | None) -> Transform | nn.Module | None:
-    """Transform that the engine applies to images, antialiasing included; ``PreProcessor.forward`` leaves that out."""
-    return pre_processor.transform if isinstance(pre_processor, PreProcessor) else pre_processor
 
 
 def select_classes(

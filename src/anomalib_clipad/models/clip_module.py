@@ -29,13 +29,13 @@ from anomalib_clipad.clip.text_engine import TextEngine
 from anomalib_clipad.clip.vision_tower import patch_grid
 from anomalib_clipad.data.categories import UNNAMED, image_categories
 from anomalib_clipad.data.image_check import ImageCheck
-from anomalib_clipad.data.image_list import BATCH_SIZE
+from anomalib_clipad.data.image_list import BATCH_SIZE, ReadImage, engine_transform, pre_process, read_ahead
 from anomalib_clipad.deploy.clip_export import ClipExport
-from anomalib_clipad.deploy.exported_model import engine_transform
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
-from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, require_calibratable
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
-from anomalib_clipad.prediction.predictions import ImageReader, Images, Predictions, ReadImage, to_predictions
+from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
+from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
 from anomalib_clipad.scoring.torch_model import SDPModel
 
@@ -135,10 +135,8 @@ class ClipModule(ClipExport):
         Returns:
             Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
         """
-        transform = engine_transform(self.pre_processor)
-        image = batch if transform is None else transform(batch)
-        predictions = self.model(image, class_index)
-        return self.post_processor(predictions, class_index) if self.post_processor else predictions
+        raw = self.model(pre_process(self.pre_processor, batch), class_index)
+        return post_process(self.post_processor, raw, class_index)
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
         """Score a batch; the post-processor calibrates itself on the result."""
@@ -169,27 +167,17 @@ class ClipModule(ClipExport):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     @classmethod
-    def load(cls, checkpoint: str | Path | None = None, **options: Any) -> "Self":
-        """Make a model for use from Python: of a checkpoint, or a new one.
+    def load(cls, checkpoint: str | Path, **options: Any) -> "Self":
+        """Open a checkpoint for use from Python; a new model is made by the class itself, ``SDP(...)``.
 
         Args:
-            checkpoint: Checkpoint of anomalib. ``None`` for a new model.
-            options: Arguments of the class. With a checkpoint, those that differ from when it was saved.
+            checkpoint: Checkpoint of anomalib.
+            options: Arguments of the class that differ from when it was saved.
 
         Raises:
             FileNotFoundError: If the checkpoint does not exist.
             ValueError: If it is damaged or hostile, does not fit the model, or an option is invalid.
-
-        Example:
-            >>> import numpy as np
-            >>> from anomalib_clipad import SDP
-            >>> clipad = SDP.load(backbone="clipad-tiny")  # a stand-in; the default is for real products
-            >>> images = [np.zeros((90, 120, 3), dtype=np.uint8), np.ones((3, 64, 64))]
-            >>> clipad.predict(images, class_name="nut").scores.shape
-            torch.Size([2])
         """
-        if checkpoint is None:
-            return cls(**options).eval()
         return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True, **options).eval()
 
     @torch.no_grad()
@@ -203,7 +191,7 @@ class ClipModule(ClipExport):
 
         Args:
             images: Folder, CSV file of paths and class names, image file, Pillow image, array or tensor, see
-                :func:`~anomalib_clipad.data.image_files.as_tensor`; or any number of images.
+                docs/predict.md; or any number of images.
             class_name: What the images show, one name for all or one for each; by default the model's ``class_name``,
                 else "object".
             batch_size: Images in a batch.
@@ -216,29 +204,38 @@ class ClipModule(ClipExport):
             FileNotFoundError: If there is no such folder or CSV file.
             OSError: If none of the files can be read.
             RuntimeError: If SDP+ has no heads.
-            TypeError: If an image is none.
+            TypeError: If something is not an image.
             ValueError: If an image in memory or another argument is not valid.
+
+        Example:
+            >>> import numpy as np
+            >>> from anomalib_clipad import SDP
+            >>> clipad = SDP(backbone="clipad-tiny")  # backbone="ViT-B-16-plus-240" for real products
+            >>> images = [np.zeros((90, 120, 3), dtype=np.uint8), np.ones((3, 64, 64))]
+            >>> clipad.predict(images, class_name="nut").pred_score.shape
+            torch.Size([2])
         """
-        reader = self._reader(images, class_name, batch_size)
-        predictions = []
-        for batch, class_index, raw in self._score_images(reader):
-            outputs = self.post_processor(raw, class_index) if self.post_processor else raw
-            predictions += to_predictions(batch, outputs, self.post_processor, class_index)
-        return Predictions(predictions, reader.skipped)
+        found: list[Prediction] = []
+        skipped: list[PredictionRow] = []
+        for read, classes, raw in self._score_images(images, class_name, batch_size, skipped):
+            outputs = post_process(self.post_processor, raw, classes)
+            found += to_predictions(read, outputs, self.post_processor, classes)
+        return Predictions(found, skipped)
 
     @torch.no_grad()
     def calibrate(
         self, images: Images, class_name: str | Sequence[str] | None = None, batch_size: int = BATCH_SIZE
-    ) -> None:
+    ) -> "Self":
         """Set ranges and thresholds of each class from images without labels, see docs/thresholds.md.
 
         Arguments and errors are those of :meth:`predict`.
+
+        Returns:
+            The model.
         """
-        post_processor = require_calibratable(self.post_processor)
-        post_processor.forget_statistics()
-        for _, class_index, raw in self._score_images(self._reader(images, class_name, batch_size)):
-            post_processor.observe(raw, class_index)
-        post_processor.calibrate_observed(self.class_names, unlabelled=True)
+        scored = self._score_images(images, class_name, batch_size, [])
+        calibrate_on(self, ((raw, classes) for _, classes, raw in scored))
+        return self
 
     def class_index(self, batch: ImageBatch) -> Tensor:
         """Tell the class of each image of a batch.
@@ -325,18 +322,27 @@ class ClipModule(ClipExport):
         predictions = self.model(batch.image, self.class_index(batch))
         return batch.update(**predictions._asdict())
 
-    def _reader(self, images: Images, class_name: str | Sequence[str] | None, batch_size: int) -> ImageReader:
-        transform = getattr(self.pre_processor, "transform", None)
-        return ImageReader(images, class_name, self.class_name or UNNAMED, transform, batch_size)
-
-    def _score_images(self, reader: ImageReader) -> Iterator[tuple[list[ReadImage], Tensor, InferenceBatch]]:
-        """Score batches: the images, their classes (B,), raw predictions."""
+    def _score_images(
+        self, images: Images, class_name: str | Sequence[str] | None, batch_size: int, skipped: list[PredictionRow]
+    ) -> Iterator[tuple[list[ReadImage], Tensor, InferenceBatch]]:
+        """Score batches: the images with their class names, their classes (B,), raw predictions; and list the rest."""
         self.on_predict_start()  # refuses what `anomalib predict` refuses
         self.eval()
-        for batch in reader:
-            class_index = torch.tensor(self._indices([image.class_name for image in batch]), device=self.device)
-            pixels = torch.stack([image.pixels for image in batch]).to(self.device)
-            yield batch, class_index, self.model(pixels, class_index)
+        named = (
+            [image if image.class_name else image._replace(class_name=self.class_name or UNNAMED) for image in batch]
+            for batch in in_batches(images, class_name, batch_size)
+        )
+        n_read = 0
+        for read, unreadable in read_ahead(named, engine_transform(self.pre_processor)):
+            skipped += map(describe_skipped, unreadable)
+            n_read += len(read)
+            if read:
+                classes = torch.tensor(self._indices([str(image.source.class_name) for image in read]), device=self.device)
+                pixels = torch.stack([image.pixels for image in read]).to(self.device)
+                yield read, classes, self.model(pixels, classes)
+        log_skipped(skipped)
+        if not n_read:
+            require_readable(skipped)
 
     def _indices(self, names: Sequence[str]) -> list[int]:
         """Index of each class; text vectors of new ones are computed."""

@@ -25,6 +25,7 @@ from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backb
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
 from anomalib_clipad.clip.surgery import Taps, normalise_layers
 from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.data.image_list import pre_process
 from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.models.clip_module import (
     ClipModule,
@@ -289,7 +290,7 @@ class SDPPlus(ClipModule, AnomalibModule):
     def _tap(self, batch: ImageBatch) -> TappedPatches:
         """Patches of a batch that comes straight from the dataset."""
         image = batch.image.to(self.device)
-        return self.model.tapped_patches(self.pre_processor.transform(image) if self.pre_processor else image)
+        return self.model.tapped_patches(pre_process(self.pre_processor, image))
 
     def _describe_heads(self) -> HeadsMetadata:
         """What the heads were made for; of heads that were loaded, what their file says."""

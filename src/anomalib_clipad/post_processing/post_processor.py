@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-processing per category: image score fusion, normalisation and thresholds that validation calibrates."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 import torch
@@ -196,19 +197,42 @@ class CategoryPostProcessor(PostProcessor):
         return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS))
 
 
-def require_calibratable(post_processor: nn.Module | None) -> CategoryPostProcessor:
-    """Return the post-processor if it can be calibrated.
+def calibrate_on(module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]]) -> None:
+    """Calibrate each class of a model on images without labels.
+
+    Args:
+        module: SDP or SDP+.
+        scored: Batches of raw predictions and the classes of their images (B,).
 
     Raises:
-        RuntimeError: If it cannot.
+        RuntimeError: If the model's post-processor cannot be calibrated.
+    """
+    post_processor = module.post_processor
+    if not isinstance(post_processor, CategoryPostProcessor):
+        msg = (
+            "Expected post_processor to be a CategoryPostProcessor for calibration, but got "
+            f"{type(post_processor).__name__}. Leave post_processor at its default."
+        )
+        raise RuntimeError(msg)
+    post_processor.forget_statistics()
+    for raw, class_index in scored:
+        post_processor.observe(raw, class_index)
+    post_processor.calibrate_observed(module.class_names, unlabelled=True)
+
+
+def post_process(
+    post_processor: nn.Module | None, predictions: InferenceBatch, class_index: Tensor | None
+) -> InferenceBatch:
+    """Post-process raw predictions with any post-processor; the host's know no classes.
+
+    Args:
+        post_processor: Post-processor; ``None`` for none.
+        predictions: Raw predictions of B images.
+        class_index: Class of each image (B,); ``None`` for the first class.
     """
     if isinstance(post_processor, CategoryPostProcessor):
-        return post_processor
-    msg = (
-        "Expected post_processor to be a CategoryPostProcessor for calibration, but got "
-        f"{type(post_processor).__name__}. Leave post_processor at its default."
-    )
-    raise RuntimeError(msg)
+        return post_processor(predictions, class_index)
+    return predictions if post_processor is None else post_processor(predictions)
 
 
 def _classifying(module: LightningModule) -> ClassifyingModule:

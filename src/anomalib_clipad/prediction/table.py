@@ -4,15 +4,20 @@
 
 import csv
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import TextIO
 
+from anomalib.data import ImageBatch, InferenceBatch
 from torch import Tensor
 
 from anomalib_clipad.base.files import atomic_write
-from anomalib_clipad.data.image_files import Unreadable
+from anomalib_clipad.data.image_list import ListedImage, SkippedImage
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
+
+logger = logging.getLogger(__name__)
 
 CSV_FILE, JSON_FILE = "predictions.csv", "predictions.jsonl"
 
@@ -20,7 +25,8 @@ _DIGITS = 8
 """Digits of a score in the tables: all that single precision has."""
 
 
-class PredictionRow(NamedTuple):
+@dataclass(frozen=True)
+class PredictionRow:
     """What the tables say of an image; ``None`` is an empty cell and ``null``.
 
     Attributes:
@@ -32,6 +38,7 @@ class PredictionRow(NamedTuple):
         calibrated: Whether ranges and threshold were measured on images of the class. Otherwise the scores of
             different models and classes do not compare, and labels are rough.
         error: Why the file could not be read.
+        position: Place of the image among those given, from 0; not in the tables, which are ordered by it.
     """
 
     path: str
@@ -41,71 +48,90 @@ class PredictionRow(NamedTuple):
     threshold: float | None = None
     calibrated: bool | None = None
     error: str | None = None
+    position: int = 0
+
+
+_COLUMNS = tuple(column.name for column in fields(PredictionRow))[:-1]
 
 
 def describe(
-    paths: Iterable[str],
-    class_names: Iterable[str],
-    scores: Tensor,
-    labels: Tensor | None,
-    post_processor: object,
-    class_index: Iterable[int],
+    images: Iterable[ListedImage], predictions: ImageBatch | InferenceBatch, post_processor: object, classes: Tensor
 ) -> list[PredictionRow]:
     """Rows of a batch of B images that were scored.
 
     Args:
-        paths: B paths.
-        class_names: B class names.
-        scores: Image scores (B,).
-        labels: True where anomalous (B,); ``None`` where nothing was decided.
+        images: The images, with the name of what each was taken for.
+        predictions: Scores (B,) and, where something was decided, labels (B,).
         post_processor: What made scores and labels.
-        class_index: Index of each image's class in the post-processor.
+        classes: Index of each image's class in the post-processor (B,).
     """
+    scores, labels = predictions.pred_score, predictions.pred_label
     decided: Iterable[bool | None] = [None] * len(scores) if labels is None else labels.bool().tolist()
     ours = post_processor if isinstance(post_processor, CategoryPostProcessor) else None
     # Without normalisation the scores are on another scale than the threshold.
     threshold = 1 - ours.image_sensitivity if ours and ours.enable_normalization and labels is not None else None
     return [
         PredictionRow(
-            path=path,
-            class_name=name,
+            path=image.path,
+            class_name=image.class_name,
             score=score,
             label=None if anomalous is None else ("anomalous" if anomalous else "normal"),
             threshold=threshold,
             calibrated=ours.is_calibrated(index) if ours else None,
+            position=image.position,
         )
-        for path, name, score, anomalous, index in zip(
-            paths, class_names, scores.tolist(), decided, class_index, strict=True
-        )
+        for image, score, anomalous, index in zip(images, scores.tolist(), decided, classes.tolist(), strict=True)
     ]
 
 
-def describe_unreadable(file: Unreadable, class_name: str | None) -> PredictionRow:
+def describe_skipped(image: SkippedImage) -> PredictionRow:
     """Row of a file that could not be read."""
-    return PredictionRow(path=file.path, class_name=class_name, error=file.reason)
+    source = image.source
+    return PredictionRow(source.path, source.class_name, error=image.reason, position=source.position)
+
+
+def log_skipped(rows: Iterable[PredictionRow]) -> None:
+    """Log each file that could not be read, and why."""
+    for row in rows:
+        if row.error is not None:
+            logger.warning("Skipped %s: %s", row.path, row.error)
+
+
+def require_readable(rows: Sequence[PredictionRow]) -> None:
+    """Refuse images none of which could be read; no images at all are fine.
+
+    Raises:
+        OSError: If there are files that could not be read, and nothing else.
+    """
+    if rows and all(row.error is not None for row in rows):
+        msg = f"Expected images that can be read, but got none. {rows[0].path}: {rows[0].error}"
+        raise OSError(msg)
 
 
 def write_tables(folder: str | Path, rows: Iterable[PredictionRow]) -> tuple[Path, Path]:
-    """Write both tables, each in one step: a reader never sees half a file.
+    r"""Write both tables in the order of the images, each in one step: a reader never sees half a file.
+
+    Bytes of a file name that are not UTF-8 are written as escapes, ``\udc..``; JSON readers undo them.
 
     Returns:
         Paths of the CSV file and the JSON lines.
     """
-    folder, rows = Path(folder), list(rows)
-    table, lines = folder / CSV_FILE, folder / JSON_FILE
-    with atomic_write(table) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+    table, lines = Path(folder) / CSV_FILE, Path(folder) / JSON_FILE
+    cells = [_cells(row) for row in sorted(rows, key=lambda row: row.position)]
+    with atomic_write(table) as draft, _open(draft) as file:
         writer = csv.writer(file)
-        writer.writerow(PredictionRow._fields)
-        writer.writerows([_cell(value) for value in _rounded(row)] for row in rows)
-    with atomic_write(lines) as draft, draft.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(_rounded(row)._asdict(), ensure_ascii=False) + "\n" for row in rows)
+        writer.writerow(_COLUMNS)
+        # Booleans as in JSON.
+        writer.writerows([str(cell).lower() if isinstance(cell, bool) else cell for cell in row] for row in cells)
+    with atomic_write(lines) as draft, _open(draft) as file:
+        file.writelines(json.dumps(dict(zip(_COLUMNS, row, strict=True)), ensure_ascii=False) + "\n" for row in cells)
     return table, lines
 
 
-def _rounded(row: PredictionRow) -> PredictionRow:
-    return row if row.score is None else row._replace(score=round(row.score, _DIGITS))
+def _open(path: Path) -> TextIO:
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
-def _cell(value: str | float | bool | None) -> str | float | None:
-    """CSV cell: booleans as in JSON."""
-    return str(value).lower() if isinstance(value, bool) else value
+def _cells(row: PredictionRow) -> list[str | float | bool | None]:
+    values = [getattr(row, column) for column in _COLUMNS]
+    return [round(value, _DIGITS) if isinstance(value, float) else value for value in values]

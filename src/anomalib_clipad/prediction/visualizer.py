@@ -2,28 +2,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """anomalib's pictures, kept apart by category."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anomalib.data import ImageBatch, ImageItem
+from anomalib.data import ImageBatch
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from lightning import LightningModule, Trainer
 from PIL import Image
 
 from anomalib_clipad.data.categories import image_categories
-from anomalib_clipad.data.image_list import ReadableLoader
+from anomalib_clipad.data.image_check import image_paths
+from anomalib_clipad.data.image_list import ReadableLoader, picture_places
 
 
 class CategoryVisualizer(ImageVisualizer):
-    """The host's visualizer with a folder for each category of a test set over several.
+    """The host's visualizer, with a place of its own for each picture.
 
     The host keeps only the last folder of an image's path unless the datamodule is named after the dataset's folder,
-    so that ``bottle/test/good/000.png`` and ``cable/test/good/000.png`` would end in one file. Without a datamodule
-    or a category the pictures lie where the host puts them. Arguments are the host's.
+    so that ``bottle/test/good/000.png`` and ``cable/test/good/000.png`` would end in one file. Here a test set over
+    several categories has a folder for each, and a user's own images keep the folders that they lie in. Otherwise the
+    pictures lie where the host puts them, unless two would lie in one place. Arguments are the host's.
     """
 
     output_dir: str | Path | None
+    _places: Sequence[dict[str, Path]] = ()
+    """Place of each picture by the path of its image, for each dataloader of the run."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give each image of the run a place."""
+        del pl_module
+        self._places = _places(trainer, trainer.test_dataloaders)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give each image of the run a place."""
+        del pl_module
+        self._places = _places(trainer, trainer.predict_dataloaders)
 
     def on_test_batch_end(
         self,
@@ -35,49 +50,40 @@ class CategoryVisualizer(ImageVisualizer):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the pictures of a batch below ``images``, or below the given ``output_dir``."""
-        del pl_module, outputs, batch_idx, dataloader_idx
-        datamodule = getattr(trainer, "datamodule", None)
-        several = len(getattr(datamodule, "categories", ())) > 1
-        categories = image_categories(datamodule, batch.image_path) if several and batch.image_path else None
-        name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
-        folder = self._folder(trainer)
-        for index, item in enumerate(batch):
-            path = item.image_path or ""
-            if categories is None:
-                place = generate_output_filename(path, folder, name, category, mkdir=False)
-            else:  # the part of an image's path that follows the category
-                place = generate_output_filename(path, folder / categories[index], categories[index], mkdir=False)
-            self._write(item, place)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: ImageBatch,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the pictures of a batch; those of a user's own images in the folders that the images lie in."""
-        loader = _loader(trainer, dataloader_idx)
-        if not isinstance(loader, ReadableLoader):
-            self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-            return
-        for item in batch:
-            self._write(item, self._folder(trainer) / loader.dataset.picture_places[item.image_path])
-
-    def _folder(self, trainer: Trainer) -> Path:
+        del pl_module, outputs, batch_idx
         # Not kept, unlike in the host: a model used again writes beside the results of that run.
-        return Path(trainer.default_root_dir) / "images" if self.output_dir is None else Path(self.output_dir)
+        folder = Path(trainer.default_root_dir) / "images" if self.output_dir is None else Path(self.output_dir)
+        for item in batch:
+            path = str(item.image_path or "")
+            # The whole path, where a loader does not tell its images beforehand.
+            place = folder / (self._places[dataloader_idx].get(path) or Path(*Path(path).absolute().parts[1:]))
+            picture = self.visualize(item)
+            if isinstance(picture, Image.Image):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                # Files a tenth larger than by default, in a quarter of the time; only PNG knows the argument.
+                picture.save(place, compress_level=2)
 
-    def _write(self, item: ImageItem, place: Path) -> None:
-        picture = self.visualize(item)
-        if isinstance(picture, Image.Image):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            # Files a tenth larger than by default, in a quarter of the time; only PNG knows the argument.
-            picture.save(place, compress_level=2)
+    on_predict_batch_end = on_test_batch_end
 
 
-def _loader(trainer: Trainer, index: int) -> Any:
-    loaders = trainer.predict_dataloaders
-    return loaders[index] if isinstance(loaders, list | tuple) else loaders
+def _places(trainer: Trainer, loaders: Any) -> list[dict[str, Path]]:
+    datamodule = getattr(trainer, "datamodule", None)
+    return [_choose(loader, datamodule) for loader in (loaders if isinstance(loaders, list | tuple) else [loaders])]
+
+
+def _choose(loader: Any, datamodule: Any) -> dict[str, Path]:
+    """Place of each picture, as far as the loader tells its images; no two are equal."""
+    if isinstance(loader, ReadableLoader):
+        return picture_places(image.path for image in loader.dataset.images)
+    paths = [str(path) for path in image_paths(loader)]
+    several = len(getattr(datamodule, "categories", ())) > 1
+    categories = image_categories(datamodule, paths) if several else None
+    if categories is not None:  # the part of an image's path that follows the category
+        places = [
+            generate_output_filename(path, category, category, mkdir=False)
+            for path, category in zip(paths, categories, strict=True)
+        ]
+    else:
+        name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
+        places = [generate_output_filename(path, "", name, category, mkdir=False) for path in paths]
+    return dict(zip(paths, places, strict=True)) if len({*places}) == len({*paths}) else picture_places(paths)
