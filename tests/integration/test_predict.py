@@ -84,9 +84,7 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
     layouts.write_images(tmp_path / "photos", 21)
     (tmp_path / "images.csv").write_text("photos/000.png,gasket\nphotos/001.png,nut\n")
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "predict.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    script = "\n".join(blocks).replace(
-        'backbone="ViT-B-16-plus-240", pretrained="laion400m_e31"', 'backbone="clipad-tiny"'
-    )
+    script = "\n".join(blocks).replace("SDP()", 'SDP("clipad-tiny")')
     assert "clipad-tiny" in script
 
     process = subprocess.run(

@@ -59,17 +59,17 @@ class ImageCheck(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation images."""
         del pl_module
-        check_depth(_image_paths(trainer.val_dataloaders))
+        check_depth(image_paths(trainer.val_dataloaders))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the test images."""
         del pl_module
-        check_depth(_image_paths(trainer.test_dataloaders))
+        check_depth(image_paths(trainer.test_dataloaders))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the images to predict on."""
         del pl_module
-        check_depth(_image_paths(trainer.predict_dataloaders))
+        check_depth(image_paths(trainer.predict_dataloaders))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Name the unreadable files where reading an image has failed; other errors are shown at once.
@@ -87,7 +87,7 @@ class ImageCheck(Callback):
             trainer.test_dataloaders,
             trainer.predict_dataloaders,
         )
-        paths = dict.fromkeys(path for loader in loaders for path in _image_paths(loader))
+        paths = dict.fromkeys(path for loader in loaders for path in image_paths(loader))
         broken = [image for path in paths if isinstance(image := read_image(path), Unreadable)]
         if broken:
             msg = (
@@ -106,7 +106,7 @@ def _is_of_decoding(exception: BaseException) -> bool:
     return ", in __getitem__" in text and str(Path(Image.__file__).parent) in text and "[Errno " not in text
 
 
-def _image_paths(loaders: Any) -> Iterator[str | Path]:
+def image_paths(loaders: Any) -> Iterator[str | Path]:
     """Paths of the images behind one dataloader or several, as far as the datasets tell them."""
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
         dataset = getattr(loader, "dataset", None)

@@ -15,6 +15,7 @@ from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.data.utils import get_image_filenames
 from anomalib.data.utils.image import is_image_file
 from anomalib.pre_processing import PreProcessor
+from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -211,11 +212,12 @@ def load_images(
         images: The images.
         transform: The model's transform. Its resizing is done before collation, as in anomalib's datamodules.
         batch_size: Images in a batch.
-        num_workers: Threads that read images.
+        num_workers: Threads that read images; there are never more than processors.
     """
     resizes = extract_transforms_by_type(transform, Resize)
     dataset = ImageListDataset(images, resizes[0] if resizes else None)
-    return ReadableLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    # Lightning and PyTorch warn of other numbers.
+    return ReadableLoader(dataset, batch_size=batch_size, num_workers=min(num_workers, suggested_max_num_workers(1)))
 
 
 def engine_transform(pre_processor: nn.Module | None) -> Transform | None:

@@ -337,7 +337,9 @@ class ClipModule(ClipExport):
             skipped += map(describe_skipped, unreadable)
             n_read += len(read)
             if read:
-                classes = torch.tensor(self._indices([str(image.source.class_name) for image in read]), device=self.device)
+                classes = torch.tensor(
+                    self._indices([str(image.source.class_name) for image in read]), device=self.device
+                )
                 pixels = torch.stack([image.pixels for image in read]).to(self.device)
                 yield read, classes, self.model(pixels, classes)
         log_skipped(skipped)

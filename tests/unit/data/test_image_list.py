@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 import layouts
@@ -56,7 +57,7 @@ def test_a_csv_file_lists_paths_and_class_names(tmp_path, text):
 
     assert images == [
         ListedImage(str(tmp_path / "a.png"), "nut"),
-        ListedImage(str(tmp_path / "sub/b.png"), "metal_nut"),
+        ListedImage(str(tmp_path / "sub/b.png"), "metal_nut", position=1),
     ]
 
 
@@ -102,7 +103,7 @@ def test_a_csv_file_that_is_none_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_lack_what_cannot_be_read(photos, num_workers):
+def test_batches_leave_out_what_cannot_be_read(photos, num_workers):
     write(photos / "001.png", "no image")
     write(photos / "002.png", "")  # the second batch is lost altogether
     write(photos / "more/a.png", "")
@@ -111,7 +112,7 @@ def test_batches_lack_what_cannot_be_read(photos, num_workers):
     batches = list(loader)
 
     assert [batch.image_path for batch in batches] == [[str(photos / "000.png")], [str(photos / "more/000.png")]]
-    assert {path: file.reason[:12] for path, file in loader.dataset.unreadable.items()} == {
+    assert {path: image.reason[:12] for path, image in loader.dataset.skipped.items()} == {
         str(photos / "001.png"): "not an image",
         str(photos / "002.png"): "not an image",
         str(photos / "more/a.png"): "not an image",
@@ -124,11 +125,6 @@ def test_images_of_all_sizes_are_batched_at_the_models_size_and_normalised_later
 
     assert batch.image.shape == (4, 3, 24, 16)
     assert batch.image.min() >= 0
-
-
-def test_there_are_no_more_workers_than_batches(photos):
-    assert load_images(list_images(photos), RESIZE, 8, 8).num_workers == 1
-    assert load_images(list_images(photos), RESIZE, 2, 8).num_workers == 2
 
 
 def test_pictures_lie_as_the_images_do():
@@ -155,7 +151,7 @@ class TestImageList:
 
     def test_resizes_as_the_model_asks(self, photos):
         datamodule = ImageList(photos, batch_size=3, num_workers=0)
-        module = SimpleNamespace(class_name=None, pre_processor=SimpleNamespace(transform=RESIZE))
+        module = SimpleNamespace(class_name=None, pre_processor=PreProcessor(transform=RESIZE))
         datamodule.trainer = SimpleNamespace(lightning_module=module)
 
         assert [tuple(batch.image.shape) for batch in datamodule.predict_dataloader()] == [

@@ -44,7 +44,7 @@ def test_classes_are_a_list_of_different_names(model, tmp_path, names):
 
 
 def test_classes_without_calibration_are_named(model, caplog):
-    exported = model.exported(["bolt", "nut"])
+    exported = model.to_exported_model(["bolt", "nut"])
 
     assert exported.class_names == ("bolt", "nut")
     assert "Exported without calibration, with full ranges and thresholds of 0.5: bolt, nut." in caplog.text

@@ -161,13 +161,16 @@ class TestCalibrateUnlabelled:
         return tmp_path / "pool/images.csv"
 
     def test_calibrates_each_class_on_the_images_of_the_run(self, run, pool):
-        run(sdp(calibrate_unlabelled=True, visualizer=False), datamodule=ImageList(pool, num_workers=0))
+        run(
+            sdp(calibrate_unlabelled=True, visualizer=False),
+            datamodule=ImageList(pool, num_workers=0),
+        )
 
-        expected = sdp().eval()
+        expected = sdp()
         expected.calibrate(pool)
         read = [row for row in run.table() if not row["error"]]
         torch.testing.assert_close(
-            torch.tensor([float(row["score"]) for row in read]), expected.predict(pool).scores, rtol=0, atol=1e-6
+            torch.tensor([float(row["score"]) for row in read]), expected.predict(pool).pred_score, rtol=0, atol=1e-6
         )
         assert {(row["class_name"], row["calibrated"]) for row in read} == {("nut", "true"), ("carpet", "false")}
         assert len([row for row in run.table() if row["error"]]) == 1  # though it was met twice

@@ -20,7 +20,6 @@ from anomalib_clipad import SDP, ImageList
 from anomalib_clipad.post_processing.calibration import CategoryStatistics
 from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
 from anomalib_clipad.prediction.predictions import Prediction, Predictions
-from anomalib_clipad.prediction.table import PredictionRow
 from tiny import sdp, sdp_plus
 
 
@@ -34,7 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def clipad(cache) -> SDP:
-    return sdp().eval()
+    return sdp()
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +52,22 @@ def pixels() -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [sdp, sdp_plus])
 def test_scores_and_maps_are_those_of_anomalibs_engine(photos, tmp_path, kind):
-    options = {"class_name": "nut", **({} if kind is sdp else {"heads": "embedded"})}
+    options = {"class_name": "nut"} if kind is sdp else {"class_name": "nut", "heads": "embedded"}
     engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
     model = kind(**options, visualizer=False)
     batches = engine.predict(model, dataset=PredictDataset(photos))
 
     predictions = kind(**options).predict(photos, batch_size=3)
 
-    assert [item.row.path for item in predictions] == [path for batch in batches for path in batch.image_path]
+    assert [item.path for item in predictions] == [path for batch in batches for path in batch.image_path]
     torch.testing.assert_close(
-        predictions.scores, torch.cat([batch.pred_score for batch in batches]), rtol=0, atol=1e-6
+        predictions.pred_score, torch.cat([batch.pred_score for batch in batches]), rtol=0, atol=1e-6
     )
     torch.testing.assert_close(
-        predictions.anomaly_maps, torch.cat([batch.anomaly_map for batch in batches]), rtol=0, atol=1e-6
+        predictions.anomaly_map, torch.cat([batch.anomaly_map for batch in batches]), rtol=0, atol=1e-6
     )
-    assert torch.equal(predictions.labels, torch.cat([batch.pred_label for batch in batches]).bool())
-    assert torch.equal(predictions.masks, torch.cat([batch.pred_mask for batch in batches]).bool())
+    assert torch.equal(predictions.pred_label, torch.cat([batch.pred_label for batch in batches]).bool())
+    assert torch.equal(predictions.pred_mask, torch.cat([batch.pred_mask for batch in batches]).bool())
 
 
 def test_the_kind_of_image_makes_no_difference(clipad, pixels, tmp_path):
@@ -76,8 +75,8 @@ def test_the_kind_of_image_makes_no_difference(clipad, pixels, tmp_path):
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     kinds = [str(tmp_path / "image.png"), tmp_path / "image.png", Image.fromarray(pixels), pixels, tensor, tensor / 255]
 
-    together = clipad.predict(kinds, class_name="nut").scores
-    alone = torch.cat([clipad.predict(image, class_name="nut").scores for image in kinds])
+    together = clipad.predict(kinds, class_name="nut").pred_score
+    alone = torch.cat([clipad.predict(image, class_name="nut").pred_score for image in kinds])
 
     torch.testing.assert_close(together, together[:1].expand(len(kinds)), rtol=0, atol=1e-6)
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
@@ -86,26 +85,29 @@ def test_the_kind_of_image_makes_no_difference(clipad, pixels, tmp_path):
 def test_batches_of_arrays_tensors_and_a_generator_are_many_images(clipad, pixels):
     images = np.stack([pixels, pixels // 2])
 
-    scores = clipad.predict(images).scores
+    scores = clipad.predict(images).pred_score
 
     assert scores.shape == (2,)
     for many in (torch.from_numpy(images).permute(0, 3, 1, 2) / 255, (image for image in images), tuple(images)):
-        torch.testing.assert_close(clipad.predict(many).scores, scores, rtol=0, atol=1e-6)
+        torch.testing.assert_close(clipad.predict(many).pred_score, scores, rtol=0, atol=1e-6)
 
 
 def test_each_image_may_be_of_its_own_class(clipad, pixels):
     both = clipad.predict([pixels, pixels, pixels], class_name=["nut", "carpet", "nut"], batch_size=2)
 
-    nut, carpet = clipad.predict(pixels, class_name="nut").scores, clipad.predict(pixels, class_name="carpet").scores
-    torch.testing.assert_close(both.scores, torch.cat([nut, carpet, nut]), rtol=0, atol=1e-6)
+    nut, carpet = (
+        clipad.predict(pixels, class_name="nut").pred_score,
+        clipad.predict(pixels, class_name="carpet").pred_score,
+    )
+    torch.testing.assert_close(both.pred_score, torch.cat([nut, carpet, nut]), rtol=0, atol=1e-6)
     assert abs(nut - carpet) > 1e-4
-    assert [item.row.class_name for item in both] == ["nut", "carpet", "nut"]
+    assert [item.class_name for item in both] == ["nut", "carpet", "nut"]
 
 
 def test_the_models_class_name_is_the_default_and_object_without_one(clipad, pixels):
-    assert clipad.predict(pixels)[0].row.class_name == "object"
-    assert sdp(class_name="nut").predict(pixels)[0].row.class_name == "nut"
-    assert sdp(class_name="nut").predict(pixels, class_name="bolt")[0].row.class_name == "bolt"
+    assert clipad.predict(pixels)[0].class_name == "object"
+    assert sdp(class_name="nut").predict(pixels)[0].class_name == "nut"
+    assert sdp(class_name="nut").predict(pixels, class_name="bolt")[0].class_name == "bolt"
 
 
 def test_a_csv_file_names_images_and_classes(clipad, photos):
@@ -123,27 +125,29 @@ def test_no_batch_size_changes_the_order(clipad, photos):
     expected = clipad.predict(photos, batch_size=1)
     for size in (3, 10, 64):
         predictions = clipad.predict(photos, batch_size=size)
-        assert [item.row.path for item in predictions] == [item.row.path for item in expected]
-        torch.testing.assert_close(predictions.scores, expected.scores, rtol=0, atol=1e-6)
+        assert [item.path for item in predictions] == [item.path for item in expected]
+        torch.testing.assert_close(predictions.pred_score, expected.pred_score, rtol=0, atol=1e-6)
 
 
 def test_maps_and_masks_come_in_the_original_size_too(clipad, pixels):
     prediction = clipad.predict(pixels)[0]
     large = prediction.at_original_size()
 
-    assert prediction.anomaly_map.shape == prediction.mask.shape == (120, 120)
-    assert large.anomaly_map.shape == large.mask.shape == (50, 70)
-    assert large.mask.dtype == torch.bool
+    assert prediction.anomaly_map.shape == prediction.pred_mask.shape == (120, 120)
+    assert large.anomaly_map.shape == large.pred_mask.shape == (50, 70)
+    assert large.pred_mask.dtype == torch.bool
     assert large.score == prediction.score
 
 
 def test_resizing_keeps_every_defect_in_its_place():
     anomaly_map = torch.linspace(0, 1, 8).expand(4, 8)
 
-    large = Prediction(0, PredictionRow(""), (20, 80), anomaly_map, anomaly_map > 0.5).at_original_size()
+    prediction = Prediction(path="", original_size=(20, 80), anomaly_map=anomaly_map, pred_mask=anomaly_map > 0.5)
+
+    large = prediction.at_original_size()
 
     torch.testing.assert_close(large.anomaly_map[:, 5:75], torch.linspace(0, 1, 71)[:70].expand(20, 70) + 1 / 140)
-    assert large.mask.any(dim=0).tolist() == [column >= 40 for column in range(80)]
+    assert large.pred_mask.any(dim=0).tolist() == [column >= 40 for column in range(80)]
 
 
 class TestUnreadableFiles:
@@ -161,7 +165,7 @@ class TestUnreadableFiles:
         assert [item.position for item in predictions] == [0, 2]
         [skipped] = predictions.skipped
         assert skipped.position == 1
-        assert "not an image" in skipped.row.error
+        assert "not an image" in skipped.error
         assert [Path(row.path).name for row in predictions.rows] == ["000.png", "001.png", "002.png"]
         assert f"Skipped {mixed / '001.png'}: not an image" in caplog.text
 
@@ -206,30 +210,30 @@ def test_no_images_give_no_predictions(clipad):
     predictions = clipad.predict([])
 
     assert len(predictions) == 0
-    assert predictions.scores.shape == (0,)
-    assert predictions.anomaly_maps.numel() == 0
+    assert predictions.pred_score.shape == (0,)
+    assert predictions.anomaly_map.numel() == 0
 
 
 def test_predictions_are_a_sequence(clipad, photos):
     predictions = clipad.predict(photos)
 
     assert isinstance(predictions[:3], Predictions)
-    assert [item.score for item in predictions[:3]] == predictions.scores[:3].tolist()
-    assert predictions[-1].is_anomalous == predictions.labels[-1].item()
+    assert [item.score for item in predictions[:3]] == predictions.pred_score[:3].tolist()
+    assert predictions[-1].pred_label == predictions.pred_label[-1].item()
     assert repr(predictions) == "Predictions(10 images, 0 skipped)"
 
 
 def test_nothing_is_decided_without_a_post_processor(pixels):
     predictions = sdp(post_processor=False).predict(pixels)
 
-    assert predictions.labels is None
-    assert predictions.masks is None
-    assert predictions[0].is_anomalous is None
-    assert predictions[0].at_original_size().mask is None
+    assert predictions.pred_label is None
+    assert predictions.pred_mask is None
+    assert predictions[0].pred_label is None
+    assert predictions[0].at_original_size().pred_mask is None
 
 
 def test_results_carry_no_gradient_but_may_be_calculated_with(clipad, pixels):
-    anomaly_maps = clipad.predict(pixels).anomaly_maps
+    anomaly_maps = clipad.predict(pixels).anomaly_map
 
     assert not anomaly_maps.requires_grad
     (anomaly_maps * torch.ones(1, requires_grad=True)).sum().backward()  # would fail on inference tensors
@@ -239,10 +243,10 @@ def test_results_carry_no_gradient_but_may_be_calculated_with(clipad, pixels):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_model_on_a_gpu_gives_the_same_scores(clipad, photos):
     expected = clipad.predict(photos)
-    predictions = sdp().eval().to("cuda").predict(photos)
+    predictions = sdp().to("cuda").predict(photos)
 
-    assert predictions.anomaly_maps.device.type == "cpu"
-    torch.testing.assert_close(predictions.scores, expected.scores, rtol=0, atol=1e-3)
+    assert predictions.anomaly_map.device.type == "cpu"
+    torch.testing.assert_close(predictions.pred_score, expected.pred_score, rtol=0, atol=1e-3)
 
 
 class TestCalibrate:
@@ -257,8 +261,8 @@ class TestCalibrate:
     def test_takes_ranges_and_thresholds_from_the_images_alone(self, pool):
         raw = sdp(post_processor=False).predict(pool, class_name="nut")
         statistics = CategoryStatistics()
-        statistics.update(raw.scores, raw.anomaly_maps, None, None)
-        clipad = sdp().eval()
+        statistics.update(raw.pred_score, raw.anomaly_map, None, None)
+        clipad = sdp()
 
         clipad.calibrate(pool, class_name="nut", batch_size=5)
 
@@ -271,17 +275,17 @@ class TestCalibrate:
         assert [row.label == "anomalous" for row in rows] == [row.score > row.threshold for row in rows]
 
     def test_leaves_other_classes_alone(self, pool):
-        clipad = sdp().eval()
+        clipad = sdp()
         clipad.predict(pool / "b", class_name="carpet")
 
         clipad.calibrate(pool, class_name="nut")
 
-        assert not clipad.predict(pool / "b", class_name="carpet")[0].row.calibrated
-        assert clipad.predict(pool / "b", class_name="nut")[0].row.calibrated
+        assert not clipad.predict(pool / "b", class_name="carpet")[0].calibrated
+        assert clipad.predict(pool / "b", class_name="nut")[0].calibrated
 
     def test_calibrates_each_class_by_its_own_images(self, pool):
         names = ["nut"] * 20 + ["carpet"] * 4
-        clipad, alone = sdp().eval(), sdp().eval()
+        clipad, alone = sdp(), sdp()
 
         clipad.calibrate(pool, class_name=names)
         alone.calibrate(pool / "a", class_name="nut")  # the other class has too few images
@@ -296,7 +300,7 @@ class TestCalibrate:
 
         model.calibrate(pool)
 
-        assert model.predict(pool)[0].row.calibrated
+        assert model.predict(pool)[0].calibrated
 
     def test_refuses_a_post_processor_that_has_no_ranges(self, pool):
         with pytest.raises(RuntimeError, match=r"to be a CategoryPostProcessor for calibration, but got NoneType"):
@@ -316,7 +320,7 @@ class TestLoad:
         assert loaded.class_names == ["nut"]
         assert not loaded.training
         assert loaded.predict(photos).rows == model.predict(photos).rows
-        assert loaded.predict(photos)[0].row.calibrated
+        assert loaded.predict(photos)[0].calibrated
 
     def test_names_a_missing_file_and_the_way_to_a_backbone(self):
         with pytest.raises(FileNotFoundError, match=r"none at .*ViT-B-16\. For a new model name its backbone"):
@@ -324,4 +328,4 @@ class TestLoad:
 
     def test_refuses_sdp_plus_without_heads_when_it_predicts(self, pixels):
         with pytest.raises(RuntimeError, match="Expected SDPPlus to have trained heads"):
-            sdp_plus().eval().predict(pixels)
+            sdp_plus().predict(pixels)

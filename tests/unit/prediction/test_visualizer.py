@@ -31,9 +31,17 @@ def make_batch(folder: Path, paths: list[str]) -> ImageBatch:
 
 
 def show(visualizer: CategoryVisualizer, results: Path, batch: ImageBatch, datamodule: object) -> set[str]:
-    trainer = SimpleNamespace(default_root_dir=results, datamodule=datamodule)
-    visualizer.on_test_batch_end(trainer, None, batch, batch, 0)
+    run(visualizer, results, batch, datamodule)
     return {str(path.relative_to(results)) for path in results.rglob("*.png")}
+
+
+def run(visualizer: CategoryVisualizer, results: Path, batch: ImageBatch, datamodule: object) -> None:
+    dataset = SimpleNamespace(samples={"image_path": batch.image_path})
+    trainer = SimpleNamespace(
+        default_root_dir=results, datamodule=datamodule, test_dataloaders=SimpleNamespace(dataset=dataset)
+    )
+    visualizer.on_test_start(trainer, None)
+    visualizer.on_test_batch_end(trainer, None, batch, batch, 0)
 
 
 @pytest.fixture
@@ -97,12 +105,21 @@ def test_a_folder_that_the_user_names_is_used(data, results, several):
     assert show(visualizer, results, batch, several) == {"mine/cable/test/good/000.png"}
 
 
+def test_equal_names_that_the_host_would_put_in_one_place_lie_as_the_images_do(data, results):
+    batch = make_batch(data, [f"{kind}/images/000.png" for kind in ("good", "crack", "hole")])
+
+    written = show(CategoryVisualizer(), results, batch, SimpleNamespace(name="gasket"))
+
+    assert written == {f"images/data/{kind}/images/000.png" for kind in ("good", "crack", "hole")}
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
 def test_pictures_are_the_hosts(data, results, suffix):
     batch = make_batch(data, [f"MVTecAD/bottle/test/good/000.{suffix}"])
-    trainer = SimpleNamespace(default_root_dir=results, datamodule=SimpleNamespace(name="MVTecAD", category="bottle"))
+    datamodule = SimpleNamespace(name="MVTecAD", category="bottle")
+    trainer = SimpleNamespace(default_root_dir=results, datamodule=datamodule)
 
-    CategoryVisualizer().on_test_batch_end(trainer, None, batch, batch, 0)
+    run(CategoryVisualizer(), results, batch, datamodule)
     ImageVisualizer(output_dir=results / "host").on_test_batch_end(trainer, None, batch, batch, 0)
 
     ours, hosts = (Image.open(results / folder / f"test/good/000.{suffix}") for folder in ("images", "host"))
