@@ -8,6 +8,8 @@ VENV_OPENCLIP2 := .venv-openclip2
 QUICKSTART ?= $(VENV)/bin/python -m anomalib_clipad.quickstart
 # What runs a second time, on open_clip 2.24: all that touches CLIP.
 OPENCLIP2_TESTS ?= tests/unit/clip tests/unit/scoring tests/unit/models tests/unit/benchmarks/test_baselines.py
+# The lowest version of each of the package's own requirements, for test-lowest.
+VENV_LOWEST := .venv-lowest
 COMPARE_ARGS ?=
 BENCH_ARGS ?=
 WORKERS ?= 2
@@ -18,12 +20,13 @@ ONE_THREAD := OMP_NUM_THREADS=1
 UV := $(VENV)/bin/uv
 READY := $(VENV)/.ready
 READY_OPENCLIP2 := $(VENV_OPENCLIP2)/.ready
+READY_LOWEST := $(VENV_LOWEST)/.ready
 # A change of these installs again.
 PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart compare bench test setup lint types pytest pytest-openclip2 format constraints clean
+.PHONY: help quickstart compare bench test test-lowest setup lint types pytest pytest-openclip2 format constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -32,12 +35,15 @@ quickstart: $(READY) ## run SDP and SDP+ on synthetic products with the model th
 	$(QUICKSTART)
 
 compare: $(READY) $(READY_OPENCLIP2) ## compare with WinCLIP's algorithm and PatchCore, offline; writes a page
-	$(VENV_OPENCLIP2)/bin/python -m anomalib_clipad.cli compare --config configs/compare_synthetic.yaml $(COMPARE_ARGS)
+	$(VENV_OPENCLIP2)/bin/anomalib-clipad compare --config configs/compare_synthetic.yaml $(COMPARE_ARGS)
 
 bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 30 minutes
 	$(VENV)/bin/python -W ignore -m benchmarks.performance --output docs/performance.md $(BENCH_ARGS)
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
+
+test-lowest: $(READY_LOWEST) ## the quick tests on the oldest versions that pyproject.toml admits; some GB of disk
+	$(ONE_THREAD) $(VENV_LOWEST)/bin/python -m pytest $(PYTEST_ARGS) -m 'not slow' tests/unit
 
 setup: $(READY) $(READY_OPENCLIP2) ## make both environments
 
@@ -78,6 +84,12 @@ $(READY_OPENCLIP2): $(PROJECT) constraints-openclip2.txt | $(UV)
 		--constraint constraints-openclip2.txt --build-constraint constraints-openclip2.txt --editable '.[dev,compare]'
 	@touch $@
 
+$(READY_LOWEST): $(PROJECT) | $(UV)
+	$(VENV)/bin/python -m venv --without-pip $(VENV_LOWEST)
+	$(UV) pip install --compile-bytecode --python $(VENV_LOWEST)/bin/python --resolution lowest-direct \
+		--editable '.[dev,compare]'
+	@touch $@
+
 # Writes the newest versions that agree, for every supported Python, on Linux and macOS. The second file differs
 # from the first only in open_clip and what that needs: a compile keeps the versions already in its output file.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate pyproject.toml
@@ -89,5 +101,5 @@ constraints: $(UV) ## pin the newest versions in the constraints files
 		--output-file constraints-openclip2.txt > /dev/null
 
 clean: ## remove the environments, caches and builds
-	rm -rf $(VENV) $(VENV_OPENCLIP2) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_OPENCLIP2) $(VENV_LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

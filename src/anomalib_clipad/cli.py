@@ -11,16 +11,17 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; exits with 1 where a job failed, with 2 on a wrong argument or config."""
     given = sys.argv[1:] if arguments is None else arguments
+    sys.path.append(str(Path.cwd()))  # a config may name classes of the user's own, as with `python -m`
     parser = ArgumentParser(prog="anomalib-clipad", description="CLIP-AD beside anomalib's command line.")
     commands = parser.add_subcommands()
-    # The host's models take many seconds to import: only the command that is run imports anything.
-    commands.add_subcommand(
-        "compare", _compare_parser(full="compare" in given), help="run a grid of models and datasets; see configs/"
-    )
-    commands.add_subcommand("report", _report_parser(), help="write the report of a comparison again")
-    options = parser.parse_args(given)
-    run = {"compare": _compare, "report": _report}[options.subcommand]
     try:
+        # The host's models take many seconds to import: only the command that is run imports anything.
+        commands.add_subcommand(
+            "compare", _compare_parser(full="compare" in given), help="run a grid of models and datasets; see configs/"
+        )
+        commands.add_subcommand("report", _report_parser(), help="write the report of a comparison again")
+        options = parser.parse_args(given)
+        run = {"compare": _compare, "report": _report}[options.subcommand]
         status = run(options[options.subcommand])
     except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _compare_parser(*, full: bool) -> ArgumentParser:
-    parser = ArgumentParser(description="Run what a grid lacks, and write tables and a page of its results.")
+    parser = ArgumentParser(description="Run what is missing of a grid, and write tables and a page of its results.")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of the options")
     if full:
         from anomalib_clipad.compare.grid import make_config

@@ -26,7 +26,7 @@ MODELS = {
     "SDP": {"class_path": "anomalib_clipad.SDP", "init_args": TINY},
     "Padim, untrained": {"class_path": "anomalib.models.Padim", "init_args": {**UNTRAINED, "n_features": 20}},
     "SDP+": {"class_path": "anomalib_clipad.SDPPlus", "init_args": {**TINY, "epochs": 1, "token_cache": "memory"}},
-    "impossible": {"class_path": "anomalib_clipad.SDP", "init_args": {**TINY, "image_size": 121}},
+    "impossible": {"class_path": "beside.OwnModel", "init_args": {**TINY, "image_size": 121}},
 }
 RECIPE = {"root": "data", "n_train": 3, "n_test_good": 4, "n_test_per_defect": 1, "image_size": 64, "num_workers": 0}
 
@@ -52,6 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "reference_pro": True,
     }
     (folder / "grid.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    own = "from anomalib_clipad import SDP\n\nclass OwnModel(SDP):\n    '''A class of the user, beside the config.'''\n"
+    (folder / "beside.py").write_text(own)
     return folder
 
 

@@ -5,9 +5,11 @@
 Each guard is a function from text to its breaches; its twin hands it text that breaks the rule.
 """
 
+import ast
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +45,14 @@ SUPPORTED = [
 
 
 def tracked_files() -> list[Path]:
-    """Files under version control, and new ones that will be."""
+    """Files under version control, and new ones that will be; in an unpacked source archive all that it holds."""
+    if not (ROOT / ".git").exists():
+        made = re.compile(r"\.venv.*|__pycache__|.*_cache")
+        return sorted(
+            path
+            for path in ROOT.rglob("*")
+            if path.is_file() and not any(map(made.fullmatch, path.relative_to(ROOT).parts))
+        )
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -110,6 +119,24 @@ def wrong_pins(requirements: Iterable[str], constraints: str) -> list[str]:
             if len(versions) != 1 or not admitted:
                 breaches.append(f"{requirement} on {machine['sys_platform']}, Python {machine['python_version']}")
     return breaches
+
+
+def paths_that_are_not_public(text: str) -> list[str]:
+    """Modules of this package that a reader is told to use; only what ``anomalib_clipad`` itself exports is public."""
+    return re.findall(r"anomalib_clipad\.[a-z_]\w*\.\w+|from anomalib_clipad\.\w+ import", text)
+
+
+def messages(source: str) -> str:
+    """Strings of a module that are no docstrings, one a line."""
+    tree = ast.parse(source)
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and _is_text(node)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(node.value for node in texts if id(node) not in docstrings)
+
+
+def _is_text(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
+    return ast.get_docstring(node) is not None
 
 
 def project() -> dict:
@@ -237,6 +264,28 @@ def test_sources_carry_the_licence(texts: dict[str, str]) -> None:
     ] == []
     assert "Apache License" in texts["LICENSE"]
     assert project()["license"] == "Apache-2.0"
+
+
+def test_readers_are_sent_to_public_names_only(texts: dict[str, str]) -> None:
+    read = {name: text for name, text in texts.items() if re.fullmatch(r"(docs/.*|configs/.*|README\.md)", name)}
+    read |= {name: messages(text) for name, text in texts.items() if re.fullmatch(r"src/.*\.py", name)}
+    assert {"README.md", "configs/quickstart.yaml", "src/anomalib_clipad/cli.py"} <= set(read)
+    assert {name: found for name, text in read.items() if (found := paths_that_are_not_public(text))} == {}
+
+
+def test_guard_of_public_names_can_fail() -> None:
+    source = '"""Module anomalib_clipad.clip.prompts."""\nmsg = f"Call anomalib_clipad.clip.backbone.x({1})."\n'
+    assert paths_that_are_not_public(messages(source)) == ["anomalib_clipad.clip.backbone"]
+    assert paths_that_are_not_public("from anomalib_clipad.metrics import ReferencePRO")
+    assert not paths_that_are_not_public("class_path: anomalib_clipad.SDP; python -m anomalib_clipad.quickstart")
+
+
+def test_the_source_archive_holds_what_tests_read(texts: dict[str, str], tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {path.relative_to(ROOT).as_posix() for path in tracked_files()} - held == set()
 
 
 def test_package_is_marked_as_typed() -> None:

@@ -171,7 +171,7 @@ def _find_config(name: str) -> dict[str, Any]:
         close = difflib.get_close_matches(name, list_backbones(), n=3, cutoff=0.5) or list(embedded.NAMES)
         msg = (
             f"Expected backbone to be a known architecture, but got {name!r}. Close to it: {', '.join(close)}. "
-            "All are listed by anomalib_clipad.clip.backbone.list_backbones()."
+            "All are listed by anomalib_clipad.list_backbones()."
         )
         raise ValueError(msg)
     problem = _find_problem(config)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from anomalib.metrics import AnomalibMetric
 from anomalib.utils.cv import connected_components_cpu
+from scipy.integrate import trapezoid
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
@@ -58,7 +59,7 @@ def reference_pro(
     span = fpr[-1] - fpr[0]
     if span == 0:
         return float("nan")
-    return float(np.trapezoid(pro, (fpr - fpr[0]) / span))
+    return float(trapezoid(pro, (fpr - fpr[0]) / span))
 
 
 class _ReferencePRO(Metric):
