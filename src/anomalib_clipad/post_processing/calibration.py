@@ -139,10 +139,33 @@ class CategoryStatistics:
         self.pixel_range = (min(low), max(high))
         self.pixel_counts += other.pixel_counts
 
-    def calibration(self) -> Calibration:
-        """Ranges of all images seen, and the thresholds of highest F1 where labels and masks were given."""
+    def scores(self, class_name: str | None = None) -> tuple[Tensor, Tensor]:
+        """Class probabilities (M,) and map maxima (M,) of all images seen, in single precision.
+
+        Args:
+            class_name: Name of the category in error messages.
+
+        Raises:
+            ValueError: If there are no images, or a score is not finite.
+        """
+        of = "" if class_name is None else f" of {class_name}"
+        if not self.class_probabilities:
+            msg = f"Expected statistics{of} to hold images, but got none. Add them by update()."
+            raise ValueError(msg)
+        scores = torch.cat(self.class_probabilities).float(), torch.cat(self.map_maxima).float()
+        bad = sum(int((~values.isfinite()).sum()) for values in scores)
+        if bad:
+            msg = f"Expected scores{of} to be finite, but got {bad} that are not. Look for a model with NaN weights."
+            raise ValueError(msg)
+        return scores
+
+    def calibration(self, class_name: str | None = None) -> Calibration:
+        """Ranges of all images seen, and the thresholds of highest F1 where labels and masks were given.
+
+        Arguments and errors are those of :meth:`scores`.
+        """
         unit = unit_calibration()
-        probability, maximum = torch.cat(self.class_probabilities), torch.cat(self.map_maxima)
+        probability, maximum = self.scores(class_name)
         score_ranges = torch.stack([usable_range(probability), usable_range(maximum)])
         fused = fuse(probability, maximum, score_ranges)
         labels = torch.cat(self.labels) if self.labels else torch.empty(0)

@@ -61,6 +61,8 @@ class CategoryPostProcessor(PostProcessor):
     image_thresholds: Tensor
     pixel_ranges: Tensor
     pixel_thresholds: Tensor
+    calibrated: Tensor
+    """Whether each class has a calibration of its own (K,)."""
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class CategoryPostProcessor(PostProcessor):
         )
         for name, value in zip(_BUFFERS, unit_calibration(), strict=True):
             self.register_buffer(name, value[None])
+        self.register_buffer("calibrated", torch.zeros(1, dtype=torch.bool))
         self._statistics: dict[int, CategoryStatistics] = {}
 
     def resize(self, n_classes: int) -> None:
@@ -87,25 +90,36 @@ class CategoryPostProcessor(PostProcessor):
             known = getattr(self, name)[:n_classes]
             missing = default.to(known).expand(n_classes - len(known), *default.shape)
             setattr(self, name, torch.cat([known, missing]))
+        known = self.calibrated[:n_classes]
+        self.calibrated = torch.cat([known, known.new_zeros(n_classes - len(known))])
 
     def select(self, indices: list[int]) -> None:
         """Keep the calibrations of the classes of these indices only, in this order."""
-        for name in _BUFFERS:
+        for name in (*_BUFFERS, "calibrated"):
             setattr(self, name, getattr(self, name)[indices].clone())
 
-    def calibrate(self, index: int, calibration: Calibration) -> None:
-        """Use ``calibration`` for the class of that index."""
-        for name, value in zip(_BUFFERS, calibration, strict=True):
+    def calibrate(self, index: int, calibration: Calibration | None) -> None:
+        """Use ``calibration`` for the class of that index; ``None`` for that of a class nothing is known about."""
+        values = (*(calibration or unit_calibration()), torch.tensor(calibration is not None))
+        for name, value in zip((*_BUFFERS, "calibrated"), values, strict=True):
             buffer = getattr(self, name).clone()  # which may be an inference tensor, closed to changes
             buffer[index] = value
             setattr(self, name, buffer)
 
     def is_calibrated(self, index: int) -> bool:
         """Whether the class of that index has a calibration of its own."""
-        return any(
-            not torch.equal(getattr(self, name)[index].cpu(), default)
-            for name, default in zip(_BUFFERS, unit_calibration(), strict=True)
-        )
+        return bool(self.calibrated[index])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = [state_dict.get(prefix + name) for name in _BUFFERS]
+        if f"{prefix}calibrated" not in state_dict and None not in saved:  # of a checkpoint before this buffer
+            changed = [
+                (value != default.to(value)).reshape(len(value), -1).any(dim=1)
+                for value, default in zip(saved, unit_calibration(), strict=True)
+                if value is not None
+            ]
+            state_dict[f"{prefix}calibrated"] = torch.stack(changed).any(dim=0)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forget_statistics(self) -> None:
         """Forget what was observed so far."""
@@ -132,7 +146,7 @@ class CategoryPostProcessor(PostProcessor):
         observed = {class_names[index]: statistics for index, statistics in self._statistics.items()}
         for name, statistics in _joined(observed).items():
             if name in class_names:
-                calibration = calibrate_unlabelled(statistics, name) if unlabelled else statistics.calibration()
+                calibration = calibrate_unlabelled(statistics, name) if unlabelled else statistics.calibration(name)
                 self.calibrate(class_names.index(name), calibration)
         self.forget_statistics()
 

@@ -18,7 +18,6 @@ from anomalib_clipad.post_processing.calibration import (
     Calibration,
     CategoryStatistics,
     fuse,
-    unit_calibration,
     usable_range,
 )
 
@@ -76,7 +75,7 @@ def least_effectiveness(n_images: int) -> float:
     return max(_LEAST_EFFECTIVENESS, 2 / math.pi + 0.66 / math.sqrt(n_images))
 
 
-def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None = None) -> Calibration:
+def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None = None) -> Calibration | None:
     """Calibrate a category by images of which nobody has said whether they are anomalous.
 
     The score ranges are those of the images. The image threshold splits the fused scores by Otsu's method. The
@@ -85,7 +84,7 @@ def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None 
 
     Nothing is forced to be anomalous: where the split is no better than that of a single group
     (:func:`least_effectiveness`), both thresholds lie above all scores of these images, and a warning says so. With
-    fewer than ``MINIMUM_IMAGES`` the result is ``unit_calibration``, with a warning.
+    fewer than ``MINIMUM_IMAGES`` the result is ``None``, with a warning.
 
     Args:
         statistics: Raw scores of all images of the category.
@@ -103,7 +102,7 @@ def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None 
         tensor(0.6000)
     """
     of = f" of {class_name}" if class_name is not None else ""
-    probability, maximum = _scores(statistics, of)
+    probability, maximum = statistics.scores(class_name)
     n_images = len(probability)
     if n_images < MINIMUM_IMAGES:
         logger.warning(
@@ -113,7 +112,7 @@ def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None 
             of,
             n_images,
         )
-        return unit_calibration()
+        return None
     score_ranges = torch.stack([usable_range(probability), usable_range(maximum)])
     pixel_range = usable_range(torch.tensor(statistics.pixel_range))
     fused = fuse(probability, maximum, score_ranges)
@@ -138,19 +137,6 @@ def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None 
     )
     pixel_threshold = (_median(maximum[~upper]) + _median(maximum[upper])) / 2
     return Calibration(score_ranges, split.threshold, pixel_range, pixel_threshold.clamp(*pixel_range))
-
-
-def _scores(statistics: CategoryStatistics, of: str) -> tuple[Tensor, Tensor]:
-    """Class probabilities (M,) and map maxima (M,) of all images, in single precision."""
-    if not statistics.class_probabilities:
-        msg = f"Expected statistics{of} to hold images, but got none. Add them by update()."
-        raise ValueError(msg)
-    scores = torch.cat(statistics.class_probabilities).float(), torch.cat(statistics.map_maxima).float()
-    bad = sum(int((~values.isfinite()).sum()) for values in scores)
-    if bad:
-        msg = f"Expected scores{of} to be finite, but got {bad} that are not. Look for a model with NaN weights."
-        raise ValueError(msg)
-    return scores
 
 
 def _above_all(score_ranges: Tensor, fused: Tensor, pixel_range: Tensor) -> Calibration:

@@ -9,6 +9,7 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from sklearn.metrics import roc_auc_score
 
+from anomalib_clipad.post_processing.calibration import unit_calibration
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 
 N_IMAGES = 12
@@ -146,3 +147,30 @@ def test_an_interrupted_validation_leaves_nothing_behind(module):
     post_processor.on_validation_epoch_end(None, module)
 
     torch.testing.assert_close(post_processor.score_ranges, validated(module).score_ranges)
+
+
+def test_a_class_is_calibrated_whatever_its_ranges_are():
+    post_processor = CategoryPostProcessor()
+    post_processor.resize(3)
+
+    post_processor.calibrate(1, unit_calibration())
+    post_processor.calibrate(2, unit_calibration())
+    post_processor.calibrate(2, None)
+
+    assert [post_processor.is_calibrated(index) for index in range(3)] == [False, True, False]
+    post_processor.resize(4)
+    post_processor.select([3, 1])
+    assert [post_processor.is_calibrated(index) for index in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("buffer", ["score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds"])
+def test_a_state_without_the_flag_tells_by_its_ranges(buffer):
+    earlier, loaded = CategoryPostProcessor(), CategoryPostProcessor()
+    earlier.resize(3)
+    loaded.resize(3)
+    getattr(earlier, buffer)[1] *= 0.9
+    state = {name: value for name, value in earlier.state_dict().items() if name != "calibrated"}
+
+    loaded.load_state_dict(state)
+
+    assert [loaded.is_calibrated(index) for index in range(3)] == [False, True, False]

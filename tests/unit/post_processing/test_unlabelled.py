@@ -9,7 +9,7 @@ import pytest
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_clipad.post_processing.calibration import CategoryStatistics, fuse, unit_calibration
+from anomalib_clipad.post_processing.calibration import CategoryStatistics, fuse
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.post_processing.unlabelled import (
     MINIMUM_IMAGES,
@@ -185,10 +185,7 @@ def test_images_that_are_all_the_same_are_normal(value):
 def test_too_few_images_leave_the_category_uncalibrated_and_say_so(caplog):
     images = make_images(MINIMUM_IMAGES - 3, 2)
 
-    calibration = calibrate_unlabelled(gather(images), "gasket")
-
-    for value, default in zip(calibration, unit_calibration(), strict=True):
-        assert torch.equal(value, default)
+    assert calibrate_unlabelled(gather(images), "gasket") is None
     assert f"Expected at least {MINIMUM_IMAGES} unlabelled images of gasket to calibrate on, but got 19" in caplog.text
 
 
@@ -208,9 +205,10 @@ def test_no_images_are_refused():
         calibrate_unlabelled(CategoryStatistics(), "gasket")
 
 
-def test_scores_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("calibrate", [CategoryStatistics.calibration, calibrate_unlabelled])
+def test_scores_that_are_not_finite_are_refused_with_and_without_labels(calibrate):
     images = make_images(30, 10)
     images["class_probability"][3] = float("nan")
 
-    with pytest.raises(ValueError, match=r"Expected scores to be finite, but got 1 that are not"):
-        calibrate_unlabelled(gather(images))
+    with pytest.raises(ValueError, match=r"Expected scores of gasket to be finite, but got 1 that are not"):
+        calibrate(gather(images, label=torch.arange(40) >= 30), "gasket")

@@ -17,7 +17,7 @@ from PIL import Image
 
 import layouts
 from anomalib_clipad import SDP, ImageList
-from anomalib_clipad.post_processing.calibration import CategoryStatistics
+from anomalib_clipad.post_processing.calibration import CategoryStatistics, unit_calibration
 from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
 from anomalib_clipad.prediction.predictions import Prediction, Predictions
 from tiny import sdp, sdp_plus
@@ -312,7 +312,7 @@ class TestLoad:
         model = sdp(class_name="nut", visualizer=False)
         engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
         engine.predict(model, datamodule=ImageList(photos, num_workers=0))
-        model.post_processor.image_thresholds[0] = 0.7
+        model.post_processor.calibrate(0, unit_calibration()._replace(image_threshold=torch.tensor(0.7)))
         engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
 
         loaded = SDP.load(tmp_path / "model.ckpt")
