@@ -56,7 +56,7 @@ class ExportedModel(nn.Module):
     def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Score raw images.
 
-        A graph cannot raise: images of an index without a class get scores and maps that are not a number.
+        A compiled graph cannot raise: it gives images of an index without a class scores and maps that are NaN.
 
         Args:
             image: Images (B, 3, H, W) in [0, 1].
@@ -66,36 +66,15 @@ class ExportedModel(nn.Module):
             Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
 
         Raises:
-            ValueError: If ``class_index`` is missing, or there is no such class. Not in an exported graph.
+            ValueError: If ``class_index`` is missing, or there is no such class.
         """
-        if not torch.compiler.is_exporting():
-            self._check(image, class_index)
         known = None
-        if class_index is not None:
+        if class_index is not None and torch.compiler.is_compiling():
             known = (class_index >= 0) & (class_index < len(self.class_names))
             class_index = class_index.clamp(0, len(self.class_names) - 1)
         predictions = self.model(image if self.transform is None else self.transform(image), class_index)
         predictions = post_process(self.post_processor, predictions, class_index)
         return predictions if known is None else _without_unknown(predictions, known)
-
-    def _check(self, image: Tensor, class_index: Tensor | None) -> None:
-        valid = "Classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(self.class_names)) + "."
-        if class_index is None:
-            if len(self.class_names) > 1:
-                msg = f"Expected class_index for a model of {len(self.class_names)} classes, but got none. {valid}"
-                raise ValueError(msg)
-        elif class_index.shape != image.shape[:1]:
-            msg = (
-                f"Expected class_index to hold one index for each of {len(image)} images, "
-                f"but got shape {tuple(class_index.shape)}."
-            )
-            raise ValueError(msg)
-        elif not ((class_index >= 0) & (class_index < len(self.class_names))).all():
-            msg = (
-                f"Expected class_index to be between 0 and {len(self.class_names) - 1}, "
-                f"but got {class_index.tolist()}. {valid}"
-            )
-            raise ValueError(msg)
 
 
 def _without_unknown(predictions: InferenceBatch, known: Tensor) -> InferenceBatch:

@@ -130,10 +130,13 @@ class ClipModule(ClipExport):
 
         Args:
             batch: Images (B, 3, H, W) in [0, 1].
-            class_index: Class of each image (B,), an index into ``class_names``; ``None`` for the first class.
+            class_index: Class of each image (B,), an index into ``class_names``; ``None`` where there is one.
 
         Returns:
             Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
+
+        Raises:
+            ValueError: If ``class_index`` is missing, or there is no such class.
         """
         raw = self.model(pre_process(self.pre_processor, batch), class_index)
         return post_process(self.post_processor, raw, class_index)

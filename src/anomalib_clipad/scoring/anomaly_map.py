@@ -9,6 +9,8 @@ functions outside autocast, which would run the products in half precision.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,55 +73,38 @@ def class_probability(embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
     return (logit_scale * cosines(embeddings[:, :1], text_embeddings)).softmax(dim=-1)[:, 0, 1]
 
 
-def upsample(patch_map: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """Bilinear interpolation of patch maps ``(..., h, w)`` to ``size`` pixels, ``(..., H, W)``.
+def resample(
+    maps: Tensor, size: tuple[int, int] | None = None, sigma: float = 0.0, *, align_corners: bool = False
+) -> Tensor:
+    """Bilinear upsampling, then a Gaussian blur, in one step on the smaller maps.
 
-    Equal to ``torch.nn.functional.interpolate``, whose gradient takes a quarter of the time of a training step.
-    """
-    rows, columns = (
-        _upsample_matrix(source, target, align_corners=align_corners)
-        for source, target in zip(patch_map.shape[-2:], size, strict=True)
-    )
-    return _apply(rows, patch_map, columns)
-
-
-def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur, equal to ``scipy.ndimage.gaussian_filter`` with its default arguments.
+    Equal to ``torch.nn.functional.interpolate``, whose gradient takes a quarter of the time of a training step, and to
+    ``scipy.ndimage.gaussian_filter`` with its default arguments.
 
     Args:
-        anomaly_map: Maps ``(B, H, W)``.
-        sigma: Standard deviation in pixels; 0 leaves the maps as they are.
-
-    Returns:
-        Blurred maps ``(B, H, W)``.
-
-    Raises:
-        ValueError: If ``sigma`` is negative or not finite.
-    """
-    rows, columns = (_blur_matrix(side, sigma) for side in anomaly_map.shape[-2:])
-    return _apply(rows, anomaly_map, columns)
-
-
-def upsample_and_blur(patch_map: Tensor, size: tuple[int, int], sigma: float, *, align_corners: bool = False) -> Tensor:
-    """:func:`upsample`, then :func:`gaussian_blur`, at a fraction of the cost.
-
-    Args:
-        patch_map: Maps ``(B, h, w)``.
-        size: Height and width wanted, in pixels.
-        sigma: Standard deviation of the blur in pixels.
+        maps: Maps ``(..., h, w)``.
+        size: Height and width wanted, in pixels; ``None`` for those of the maps.
+        sigma: Standard deviation of the blur in pixels; 0 for none.
         align_corners: How to upsample, as in ``torch.nn.functional.interpolate``.
 
     Returns:
-        Maps ``(B, H, W)``.
+        Maps ``(..., H, W)``, float32.
 
     Raises:
         ValueError: If ``sigma`` is negative or not finite.
     """
+    if not (math.isfinite(sigma) and sigma >= 0):
+        msg = f"Expected sigma to be a finite number of pixels, 0 or more, but got {sigma}. Use 0 for no blur."
+        raise ValueError(msg)
+    # What a graph is traced with is no matrix to keep.
+    traced = torch.compiler.is_compiling() or type(maps) is not Tensor
+    make = _matrix if traced else _kept_matrix
+    sources = maps.shape[-2:]
     rows, columns = (
-        _blur_matrix(target, sigma) @ _upsample_matrix(source, target, align_corners=align_corners)
-        for source, target in zip(patch_map.shape[-2:], size, strict=True)
+        make(source, target, sigma, align_corners, maps.device)
+        for source, target in zip(sources, size or sources, strict=True)
     )
-    return _apply(rows, patch_map, columns)
+    return rows @ maps.float() @ columns.T
 
 
 def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
@@ -159,7 +144,7 @@ def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int])
     """
     _check_patches("logits", [logits], grid)
     # Unlike SDP's map, which the reference upsamples by align_corners=False.
-    return upsample(logits.unflatten(-1, grid), size, align_corners=True)
+    return resample(logits.unflatten(-1, grid), size, align_corners=True)
 
 
 def head_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -199,7 +184,7 @@ def sdp_map(
     """
     _check_patches("scores", scores, grid)
     mean_score = torch.stack([layer.float() for layer in scores]).mean(dim=0)
-    total, parts = upsample_and_blur(mean_score.unflatten(-1, grid), size, sigma) + 1, 2.0  # from [0, 2]
+    total, parts = resample(mean_score.unflatten(-1, grid), size, sigma) + 1, 2.0  # from [0, 2]
     if logits:
         if len(logits) != len(scores):
             msg = (
@@ -210,7 +195,7 @@ def sdp_map(
         if not (math.isfinite(head_weight) and head_weight >= 0):
             msg = f"Expected head_weight to be a finite number, 0 or more, but got {head_weight}. The paper's is 1."
             raise ValueError(msg)
-        from_heads = gaussian_blur(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma)
+        from_heads = resample(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma=sigma)
         total, parts = total + head_weight * from_heads, parts + head_weight
     # Rounding may leave a value a few 1e-8 outside, which would be enough for the host to squash the batch.
     return (total / parts).clamp(0, 1)
@@ -225,10 +210,21 @@ def _check_patches(name: str, layers: Sequence[Tensor], grid: tuple[int, int]) -
         raise ValueError(msg)
 
 
-def _apply(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
-    """Apply float64 matrices to both axes of maps ``(..., h, w)``, in float32; not all devices have float64."""
-    rows, columns = (matrix.float().to(maps.device) for matrix in (rows, columns))
-    return rows @ maps.float() @ columns.T
+def _matrix(source: int, target: int, sigma: float, align_corners: bool, device: torch.device) -> Tensor:
+    """Weights ``(target, source)`` of upsampling and blur along one axis, float32; not all devices have float64."""
+    if source == target:
+        matrix = _blur_matrix(target, sigma)
+    else:
+        matrix = _upsample_matrix(source, target, align_corners=align_corners)
+        matrix = _blur_matrix(target, sigma) @ matrix if sigma else matrix
+    return matrix.float().to(device)
+
+
+@lru_cache(maxsize=16)
+def _kept_matrix(*arguments: Any) -> Tensor:
+    """The same, built once. SDP+ needs six for an oblong input; 16 take 64 MB at most where the sides are 1,024 px."""
+    with torch.inference_mode(mode=False), torch.device("cpu"):  # predicting may come first, training later
+        return _matrix(*arguments)
 
 
 def _upsample_matrix(source: int, target: int, *, align_corners: bool) -> Tensor:
@@ -248,9 +244,6 @@ def _blur_matrix(size: int, sigma: float) -> Tensor:
     scipy mirrors the axis about its ends, edge pixel repeated. Pixel j is thus seen at j and at -1 - j, both repeated
     every 2 * size pixels as far as the kernel reaches; its weight for pixel i is the sum over all these images.
     """
-    if not (math.isfinite(sigma) and sigma >= 0):
-        msg = f"Expected sigma to be a finite number of pixels, 0 or more, but got {sigma}. Use 0 for no blur."
-        raise ValueError(msg)
     radius = int(_BLUR_TRUNCATE * sigma + 0.5)
     if radius == 0:
         return torch.eye(size, dtype=torch.float64)

@@ -5,6 +5,8 @@
 import torch
 from torch import Tensor, nn
 
+from anomalib_clipad.base.text import list_some
+
 
 class ClassTexts(nn.Module):
     """Text embeddings of K named classes; part of checkpoints and of the exported graph.
@@ -57,19 +59,44 @@ class ClassTexts(nn.Module):
         self.names = list(names)
         self.embeddings = embeddings.to(self.embeddings)
 
-    def forward(self, class_index: Tensor | None = None) -> Tensor:
+    def forward(self, class_index: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         """Text embeddings of each image.
 
         Args:
-            class_index: Class of each image (B,); ``None`` for the first class.
+            class_index: Class of each image (B,); ``None`` where only one class is known.
+            batch_size: Number B of images, to check the former.
 
         Returns:
             Embeddings (B, C, 2), or (C, 2) for ``None``.
 
         Raises:
             RuntimeError: If no class is known yet.
+            ValueError: If ``class_index`` is missing, of another length, or (not in a compiled graph, which cannot
+                raise) there is no such class.
         """
-        if not len(self.embeddings):
+        count = len(self.embeddings)
+        if not count:
             msg = "Expected text embeddings of at least one class, but got none. Add a class first."
             raise RuntimeError(msg)
-        return self.embeddings[0] if class_index is None else self.embeddings[class_index]
+        if class_index is None:
+            if count > 1:
+                msg = f"Expected class_index for a model of {count} classes, but got none. {self._describe()}"
+                raise ValueError(msg)
+            return self.embeddings[0]
+        if not torch.compiler.is_compiling():
+            if batch_size is not None and class_index.shape != (batch_size,):
+                msg = (
+                    f"Expected class_index to hold one index for each of {batch_size} images, "
+                    f"but got shape {tuple(class_index.shape)}."
+                )
+                raise ValueError(msg)
+            if not ((class_index >= 0) & (class_index < count)).all():
+                msg = (
+                    f"Expected class_index to be between 0 and {count - 1}, but got {class_index.tolist()}. "
+                    f"{self._describe()}"
+                )
+                raise ValueError(msg)
+        return self.embeddings[class_index]
+
+    def _describe(self) -> str:
+        return f"Classes: {list_some([f'{index} {name}' for index, name in enumerate(self.names)], 20)}."

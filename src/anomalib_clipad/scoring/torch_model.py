@@ -83,7 +83,7 @@ class SDPModel(nn.Module):
 
         Args:
             image: Normalised images (B, 3, H, W).
-            class_index: Class of each image (B,), an index into ``texts.names``; ``None`` for the first class.
+            class_index: Class of each image (B,), an index into ``texts.names``; ``None`` where there is one.
 
         Returns:
             ``pred_score`` (B,): probability of the class token that the image is anomalous, in [0, 1]. The
@@ -91,9 +91,10 @@ class SDPModel(nn.Module):
 
         Raises:
             RuntimeError: If no class is known yet.
-            ValueError: If the patch size does not divide the image size, or the heads do not fit the tapped layers.
+            ValueError: If ``class_index`` is missing or invalid, the patch size does not divide the image size, or the
+                heads do not fit the tapped layers.
         """
-        texts = self.texts(class_index)
+        texts = self.texts(class_index, image.shape[0])
         stages = NUM_STAGES if self.staged else 1
         paths: Paths = "surgery" if self.heads is None else "both"
         if not self.architecture_surgery:

@@ -3,25 +3,26 @@
 """Scores and maps, against golden tensors, the two-class definition of feature surgery, scipy and torch."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_clipad.scoring.anomaly_map import (
     class_probability,
     cosines,
-    gaussian_blur,
     head_logit_map,
     head_logits,
     head_map,
     patch_scores,
+    resample,
     sdp_map,
-    upsample,
-    upsample_and_blur,
 )
 
 
@@ -138,12 +139,12 @@ def test_class_probability_is_the_anomalous_side():
 @pytest.mark.parametrize("shape", [(2, 96, 40), (1, 7, 3), (1, 1, 5), (2, 33, 33)])
 def test_blur_is_that_of_scipy(generator, shape, sigma):
     maps = torch.rand(shape, generator=generator)
-    torch.testing.assert_close(gaussian_blur(maps, sigma).double(), scipy_blur(maps, sigma), atol=1e-6, rtol=0)
+    torch.testing.assert_close(resample(maps, sigma=sigma).double(), scipy_blur(maps, sigma), atol=1e-6, rtol=0)
 
 
 def test_no_blur_is_the_identity(generator):
     maps = torch.rand(2, 9, 5, generator=generator)
-    assert torch.equal(gaussian_blur(maps, 0), maps)
+    assert torch.equal(resample(maps, sigma=0), maps)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -156,7 +157,7 @@ def test_upsampling_and_its_gradient_are_those_of_torch(generator, grid, size, a
     exact = patch_map.double().unsqueeze(1)
     expected = functional.interpolate(exact, size, mode="bilinear", align_corners=align_corners).squeeze(1)
 
-    result = upsample(patch_map, size, align_corners=align_corners)
+    result = resample(patch_map, size, align_corners=align_corners)
 
     torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=0)
     gradients = [torch.autograd.grad((weights * each).sum(), patch_map)[0] for each in (result, expected)]
@@ -170,8 +171,8 @@ def test_upsampling_and_its_gradient_are_those_of_torch(generator, grid, size, a
 )
 def test_fused_path_equals_its_two_steps(generator, grid, size, sigma, align_corners):
     patch_map = torch.rand(2, *grid, generator=generator)
-    fused = upsample_and_blur(patch_map, size, sigma, align_corners=align_corners)
-    steps = gaussian_blur(upsample(patch_map, size, align_corners=align_corners), sigma)
+    fused = resample(patch_map, size, sigma, align_corners=align_corners)
+    steps = resample(resample(patch_map, size, align_corners=align_corners), sigma=sigma)
     torch.testing.assert_close(fused, steps, atol=1e-6, rtol=0)
 
 
@@ -179,8 +180,79 @@ def test_fused_path_equals_its_two_steps(generator, grid, size, sigma, align_cor
 def test_upsampling_is_bilinear(align_corners):
     ramp = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
     expected = [0, 1 / 3, 2 / 3, 1] if align_corners else [0, 0.25, 0.75, 1]
-    result = upsample(ramp, (3, 4), align_corners=align_corners)
+    result = resample(ramp, (3, 4), align_corners=align_corners)
     torch.testing.assert_close(result, torch.tensor([[expected] * 3]))
+
+
+class Count(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_matrices_are_built_once_for_each_size_and_sigma(generator):
+    maps = torch.rand(1, 5, 4, generator=generator)
+    wanted = [((35, 28), 1.25), ((35, 28), 0.0), ((36, 28), 1.25), (None, 1.25)]
+    first = [resample(maps, size, sigma) for size, sigma in wanted]
+
+    with Count() as count:
+        again = [resample(maps, size, sigma) for size, sigma in wanted]
+
+    assert count.calls["bmm"] or count.calls["mm"]
+    assert not {"arange", "_to_copy"} & set(count.calls)  # neither built nor converted nor copied to the device
+    assert all(map(torch.equal, again, first))
+    with Count() as count:
+        resample(maps, (35, 28), 1.5)
+    assert count.calls["arange"]
+
+
+def test_training_may_follow_prediction(generator):
+    patch_map = torch.rand(1, 3, 5, generator=generator, requires_grad=True)
+    with torch.inference_mode():
+        predicted = resample(patch_map, (33, 55), 1.5)
+
+    result = resample(patch_map, (33, 55), 1.5)
+    result.sum().backward()
+
+    assert torch.equal(result, predicted)
+    assert patch_map.grad.isfinite().all()
+
+
+class Resample(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return resample(maps, (39, 65), 1.5)
+
+
+def export(maps: Tensor) -> None:
+    torch.export.export(Resample(), (maps,))
+
+
+def fake(maps: Tensor) -> None:
+    with FakeTensorMode() as mode:
+        Resample()(mode.from_tensor(maps))
+
+
+def elsewhere(maps: Tensor) -> None:
+    with torch.device("meta"):
+        Resample()(maps)
+
+
+@pytest.mark.parametrize("before", [export, fake, elsewhere])
+def test_what_a_graph_is_traced_with_is_not_kept(generator, before):
+    maps = torch.rand(1, 3, 5, generator=generator)
+    before(maps)
+
+    result = Resample()(maps)
+
+    assert type(result) is Tensor
+    expected = functional.interpolate(maps.unsqueeze(1), (39, 65), mode="bilinear").squeeze(1)
+    torch.testing.assert_close(result.double(), scipy_blur(expected, 1.5), atol=1e-6, rtol=0)
 
 
 def test_map_stays_within_bounds_at_the_extremes():
@@ -229,7 +301,7 @@ def test_sdp_plus_map_is_in_the_unit_interval_at_the_extremes():
 def test_heads_are_weighted_against_sdp(generator, head_weight):
     scores = [torch.rand(2, 6, generator=generator) * 2 - 1 for _ in range(3)]
     logits = [torch.randn(2, 6, generator=generator) for _ in range(3)]
-    unblurred = sum(upsample(layer.unflatten(-1, (2, 3)), (20, 30)) for layer in scores)
+    unblurred = sum(resample(layer.unflatten(-1, (2, 3)), (20, 30)) for layer in scores)
     unblurred = unblurred + head_weight * sum(head_map(layer, (2, 3), (20, 30)) for layer in logits)
 
     result = sdp_map(scores, (2, 3), (20, 30), 2.0, logits, head_weight)
@@ -249,7 +321,7 @@ def test_loss_of_a_head_reaches_its_logits(generator):
 @pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf")])
 def test_invalid_sigma(sigma):
     with pytest.raises(ValueError, match=f"Expected sigma to be a finite number of pixels, 0 or more, but got {sigma}"):
-        gaussian_blur(torch.zeros(1, 4, 4), sigma)
+        resample(torch.zeros(1, 4, 4), sigma=sigma)
 
 
 @pytest.mark.parametrize(("patches", "got"), [([], "[]"), ([6, 5], "[6, 5]")])

@@ -22,8 +22,23 @@ def test_each_image_gets_the_embeddings_of_its_class(texts):
     assert torch.equal(texts(torch.tensor([1, 0, 1])), torch.stack([BOLT, NUT, BOLT]))
 
 
-def test_without_an_index_it_is_the_first_class(texts):
-    assert torch.equal(texts(), NUT)
+def test_without_an_index_it_is_the_only_class(texts):
+    texts.replace(["bolt"], BOLT[None])
+    assert torch.equal(texts(), BOLT)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (None, r"Expected class_index for a model of 2 classes, but got none\. Classes: 0 nut, 1 bolt\."),
+        (torch.tensor([0, 2]), r"between 0 and 1, but got \[0, 2\]\. Classes: 0 nut, 1 bolt\."),
+        (torch.tensor([-1, 0]), r"between 0 and 1, but got \[-1, 0\]\."),
+        (torch.tensor([0]), r"one index for each of 2 images, but got shape \(1,\)\."),
+    ],
+)
+def test_a_wrong_index_is_refused(texts, index, message):
+    with pytest.raises(ValueError, match=message):
+        texts(index, 2)
 
 
 def test_a_known_class_gets_new_embeddings_in_its_place(texts):

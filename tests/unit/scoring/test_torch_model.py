@@ -10,6 +10,8 @@ from anomalib_clipad.scoring.anomaly_map import patch_scores, sdp_map
 from anomalib_clipad.scoring.heads import LinearHeads
 from anomalib_clipad.scoring.torch_model import SDPModel
 
+FIRST = torch.tensor([0, 0])
+
 
 @pytest.fixture
 def model(tiny_clip) -> SDPModel:
@@ -39,8 +41,8 @@ def test_each_image_is_compared_with_its_own_class(model, tiny_images):
     mixed = model(tiny_images, torch.tensor([1, 0]))
 
     torch.testing.assert_close(mixed.anomaly_map[:1], model(tiny_images[:1], torch.tensor([1])).anomaly_map)
-    torch.testing.assert_close(mixed.anomaly_map[1:], model(tiny_images[1:]).anomaly_map)
-    assert not torch.allclose(mixed.anomaly_map[0], model(tiny_images).anomaly_map[0])
+    torch.testing.assert_close(mixed.anomaly_map[1:], model(tiny_images[1:], FIRST[:1]).anomaly_map)
+    assert not torch.allclose(mixed.anomaly_map[0], model(tiny_images, FIRST).anomaly_map[0])
 
 
 def test_without_architecture_surgery_the_plain_tower_is_scored(tiny_clip, tiny_images):
@@ -70,7 +72,7 @@ def test_each_ablation_changes_the_map(tiny_clip, tiny_images, switch):
 
 
 def test_outputs_lie_in_the_unit_interval_at_other_and_oblong_sizes(model):
-    result = model(torch.randn(1, 3, 40, 64, generator=torch.Generator().manual_seed(0)))
+    result = model(torch.randn(1, 3, 40, 64, generator=torch.Generator().manual_seed(0)), FIRST[:1])
 
     assert result.anomaly_map.shape == (1, 40, 64)
     for values in (result.anomaly_map, result.pred_score):
@@ -89,10 +91,18 @@ def test_a_known_class_gets_new_embeddings_in_its_place(model, tiny_images):
 
 def test_scores_are_float32_under_autocast(model, tiny_images):
     with torch.autocast("cpu", torch.bfloat16):
-        result = model(tiny_images)
+        result = model(tiny_images, FIRST)
 
     assert result.anomaly_map.dtype == torch.float32
-    torch.testing.assert_close(result.anomaly_map, model(tiny_images).anomaly_map, atol=0.02, rtol=0)
+    torch.testing.assert_close(result.anomaly_map, model(tiny_images, FIRST).anomaly_map, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("index", [None, FIRST[:1]])
+def test_several_classes_need_an_index_for_each_image(model, tiny_images, index):
+    with pytest.raises(
+        ValueError, match=r"Expected class_index (for a model of 2 classes|to hold one index for each of 2)"
+    ):
+        model(tiny_images, index)
 
 
 def test_without_a_class_there_is_nothing_to_compare_with(tiny_clip, tiny_images):
@@ -172,12 +182,12 @@ class TestSDPPlus:
         if switch:
             setattr(sdp, switch, False)
             setattr(plus, switch, False)
-        with_heads = plus(tiny_images)
+        with_heads = plus(tiny_images, FIRST)
 
         plus.head_weight = 0
-        without = plus(tiny_images)
+        without = plus(tiny_images, FIRST)
 
-        torch.testing.assert_close(without.anomaly_map, sdp(tiny_images).anomaly_map)
+        torch.testing.assert_close(without.anomaly_map, sdp(tiny_images, FIRST).anomaly_map)
         torch.testing.assert_close(without.pred_score, with_heads.pred_score)
         assert (with_heads.anomaly_map - without.anomaly_map).abs().max() > 0.01
 
@@ -185,11 +195,11 @@ class TestSDPPlus:
         mixed = plus(tiny_images, torch.tensor([1, 0]))
 
         torch.testing.assert_close(mixed.anomaly_map[:1], plus(tiny_images[:1], torch.tensor([1])).anomaly_map)
-        torch.testing.assert_close(mixed.anomaly_map[1:], plus(tiny_images[1:]).anomaly_map)
-        assert not torch.allclose(mixed.anomaly_map[0], plus(tiny_images).anomaly_map[0])
+        torch.testing.assert_close(mixed.anomaly_map[1:], plus(tiny_images[1:], FIRST[:1]).anomaly_map)
+        assert not torch.allclose(mixed.anomaly_map[0], plus(tiny_images, FIRST).anomaly_map[0])
 
     def test_outputs_lie_in_the_unit_interval_at_other_and_oblong_sizes(self, plus):
-        result = plus(torch.randn(1, 3, 40, 64, generator=torch.Generator().manual_seed(0)))
+        result = plus(torch.randn(1, 3, 40, 64, generator=torch.Generator().manual_seed(0)), FIRST[:1])
 
         assert result.anomaly_map.shape == (1, 40, 64)
         for values in (result.anomaly_map, result.pred_score):
