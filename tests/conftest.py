@@ -3,7 +3,7 @@
 """Small CLIP models that every test may use; all are random and none needs a download."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,20 @@ def build_tiny_clip(*, quick_gelu: bool = False, seed: int = 0, **vision: Any) -
         torch.manual_seed(seed)
         model = open_clip.CLIP(TINY_EMBED_DIM, {**TINY_VISION, **vision}, dict(TINY_TEXT), quick_gelu=quick_gelu)
     return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _text_cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Text vectors are not read from, nor left in, the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.mktemp("text-vectors")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning keeps the last seed in the environment: each test begins with the same, and leaves none to others."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import PredictDataset
-from anomalib.engine import Engine
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -23,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 import layouts
 from anomalib_clipad import SDP, MVTec, SDPPlus, SyntheticDefects
 from terminal import Terminal
-from tiny import BACKBONE, ON_TINY, sdp, sdp_plus
+from tiny import BACKBONE, ON_TINY, make_engine, sdp, sdp_plus
 
 pytestmark = pytest.mark.slow
 
@@ -38,14 +36,6 @@ class Exported(NamedTuple):
 
     images: Path
     expected: dict[Path, dict[str, tuple[float, NDArray[Any]]]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Text vectors are not read from, nor left in, the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +57,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         for kind in ("torch", "onnx", "openvino"):
             engine.export(type(model)(BACKBONE), kind, export_root=root, ckpt_path=checkpoint)
     return Exported(images, expected)
-
-
-def make_engine(folder: Path) -> Engine:
-    return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False)
 
 
 def write_photographs(folder: Path) -> Path:

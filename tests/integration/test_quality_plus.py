@@ -14,7 +14,7 @@ import torch
 from anomalib.engine import Engine
 
 from anomalib_clipad import SyntheticDefects
-from tiny import sdp, sdp_plus
+from tiny import make_engine, sdp, sdp_plus
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def test_heads_beat_sdp_on_a_clip_whose_patches_are_not_aligned(tmp_path: Path, 
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     settings = {"pretrained": "random", "text_cache_dir": False, "visualizer": False}
     plus = sdp_plus(epochs=5, learning_rate=1e-3, seed=42, token_cache="memory", **settings)
-    engine = Engine(default_root_dir=tmp_path / "plus", logger=False, enable_progress_bar=False)
+    engine = make_engine(tmp_path / "plus")
 
     [with_heads] = engine.train(plus, datamodule=make_data(tmp_path))
     [without] = Engine(default_root_dir=tmp_path / "sdp", logger=False).test(

@@ -5,12 +5,11 @@
 import pytest
 import torch
 from anomalib.data import PredictDataset
-from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_clipad import SDP
 from anomalib_clipad.checkpoint.settings import check_settings, describe_settings
-from tiny import sdp, sdp_plus
+from tiny import make_engine, sdp, sdp_plus
 
 OF_SDP = [
     ({"sigma": 1.0}, "Expected sigma to be 4.0, .* but got 1.0"),
@@ -24,14 +23,6 @@ OF_SDP = [
     ({"strategy": "mean"}, "Expected strategy to be dbscan, .* but got mean"),
     ({"strategy_params": {"eps": 1.5}}, "Expected strategy_params to be .* but got .*1.5"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Text vectors are not read from, nor left in, the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +39,6 @@ def checkpoint(images, tmp_path_factory):
     engine.predict(sdp(class_name="nut", visualizer=False), dataset=images)
     engine.trainer.save_checkpoint(folder / "model.ckpt")
     return folder / "model.ckpt"
-
-
-def make_engine(folder):
-    return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False, accelerator="cpu", devices=1)
 
 
 def settings_of(model):

@@ -8,7 +8,6 @@ import lightning
 import pytest
 import torch
 from anomalib.data import PredictDataset
-from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torch import Tensor
@@ -16,17 +15,11 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 
 from anomalib_clipad import SDP
 from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY
-from tiny import sdp
+from tiny import make_engine, sdp
 
 
 class Squash(Resize):
     """A resize that the host cannot save."""
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text vectors are not read from, nor left in, the user's cache."""
-    monkeypatch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def make_pre_processor(kind: type[Resize] = Resize, side: int = 80, mean: float = 0.5) -> PreProcessor:
@@ -59,7 +52,7 @@ def anomaly_map(model: SDP) -> Tensor:
 
 def predict(model: SDP, checkpoint: Path, folder: Path) -> None:
     Image.new("RGB", (90, 60)).save(folder / "image.png")
-    engine = Engine(default_root_dir=folder / "results", logger=False, enable_progress_bar=False)
+    engine = make_engine(folder / "results")
     engine.predict(model, dataset=PredictDataset(folder / "image.png"), ckpt_path=checkpoint)
 
 

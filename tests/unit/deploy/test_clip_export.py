@@ -9,16 +9,8 @@ from anomalib.deploy import CompressionType
 from tiny import sdp, sdp_plus
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Text vectors are not read from, nor left in, the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def model(cache):
+def model():
     return sdp(class_name="nut", visualizer=False, evaluator=False)
 
 

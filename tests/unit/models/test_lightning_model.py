@@ -11,7 +11,6 @@ import torch
 from anomalib import LearningType
 from anomalib.data import Folder, ImageBatch, MVTecAD, PredictDataset
 from anomalib.deploy import ExportType
-from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
@@ -19,17 +18,7 @@ import layouts
 from anomalib_clipad import SDP, MVTec
 from anomalib_clipad.clip.backbone import load_backbone
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
-from tiny import sdp
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text vectors are not read from, nor left in, the user's cache."""
-    monkeypatch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def make_engine(folder: Path) -> Engine:
-    return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False)
+from tiny import make_engine, sdp
 
 
 def make_batch(n: int = 2, size: int = 120) -> ImageBatch:

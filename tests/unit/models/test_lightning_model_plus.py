@@ -21,17 +21,10 @@ import layouts
 from anomalib_clipad import MVTec, SDPPlus
 from anomalib_clipad.data.labelled import LabelledImages
 from anomalib_clipad.training import token_cache
-from tiny import sdp_plus
+from tiny import make_engine, sdp_plus
 
 N_IMAGES = 12
 """Labelled images of the two auxiliary categories."""
-
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text vectors are not read from, nor left in, the user's cache; Lightning's seed does not outlive a test."""
-    monkeypatch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +46,6 @@ def make_data(root: Path) -> Callable[..., MVTec]:
 
 def make_model(**arguments: Any) -> SDPPlus:
     return sdp_plus(**{"learning_rate": 1e-3, "epochs": 1, "visualizer": False, "evaluator": False, **arguments})
-
-
-def make_engine(folder: Path, *callbacks: Callback, **arguments: Any) -> Engine:
-    return Engine(
-        default_root_dir=folder, callbacks=list(callbacks), logger=False, enable_progress_bar=False, **arguments
-    )
 
 
 @pytest.fixture

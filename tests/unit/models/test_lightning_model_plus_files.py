@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.engine import Engine
 
 import layouts
 from anomalib_clipad import SDP, MVTec, SDPPlus, Transfer
 from anomalib_clipad.checkpoint.head_files import load_heads
-from tiny import sdp, sdp_plus
+from tiny import make_engine, sdp, sdp_plus
 
 FRESH: dict[str, Any] = {"visualizer": False}
 
@@ -34,24 +33,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return layouts.write_mvtec_ad(tmp_path_factory.mktemp("data"), ["bottle", "cable", "metal_nut"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Text vectors are not read from, nor left in, the user's cache; Lightning's seed does not outlive the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setenv("PL_GLOBAL_SEED", "0")
-        yield
-
-
 def make_data(root: Path) -> MVTec:
     auxiliary = MVTec(root=root, categories=["cable", "metal_nut"], auxiliary=None)
     return MVTec(
         root=root, categories=["bottle"], auxiliary=auxiliary, train_batch_size=4, eval_batch_size=4, num_workers=0
     )
-
-
-def make_engine(folder: Path) -> Engine:
-    return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False)
 
 
 @pytest.fixture(scope="module")

@@ -5,28 +5,18 @@
 import csv
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from anomalib.data import Folder, PredictDataset
-from anomalib.engine import Engine
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 import layouts
 from anomalib_clipad import SDP, ImageList
-from tiny import sdp
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Text vectors are not read from, nor left in, the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+from tiny import make_engine, sdp
 
 
 class Run:
@@ -36,7 +26,7 @@ class Run:
         self.folder = folder / "results"
 
     def __call__(self, model: SDP, *, trainer: dict[str, Any] | None = None, **images: Any) -> list[Any]:
-        engine = Engine(default_root_dir=self.folder, logger=False, enable_progress_bar=False, **(trainer or {}))
+        engine = make_engine(self.folder, **(trainer or {}))
         return engine.predict(model, **images)
 
     def table(self) -> list[dict[str, str]]:

@@ -5,14 +5,12 @@
 import csv
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from anomalib.data import PredictDataset
-from anomalib.engine import Engine
 from PIL import Image
 
 import layouts
@@ -20,19 +18,11 @@ from anomalib_clipad import SDP, ImageList
 from anomalib_clipad.post_processing.calibration import CategoryStatistics, unit_calibration
 from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
 from anomalib_clipad.prediction.predictions import Prediction, Predictions
-from tiny import sdp, sdp_plus
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Text vectors are not read from, nor left in, the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+from tiny import make_engine, sdp, sdp_plus
 
 
 @pytest.fixture(scope="module")
-def clipad(cache) -> SDP:
+def clipad() -> SDP:
     return sdp()
 
 
@@ -53,7 +43,7 @@ def pixels() -> np.ndarray:
 @pytest.mark.parametrize("kind", [sdp, sdp_plus])
 def test_scores_and_maps_are_those_of_anomalibs_engine(photos, tmp_path, kind):
     options = {"class_name": "nut"} if kind is sdp else {"class_name": "nut", "heads": "embedded"}
-    engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+    engine = make_engine(tmp_path)
     model = kind(**options, visualizer=False)
     batches = engine.predict(model, dataset=PredictDataset(photos))
 
@@ -295,7 +285,7 @@ class TestCalibrate:
 
     def test_after_a_run_of_the_engine(self, pool, tmp_path):
         model = sdp(visualizer=False)
-        engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+        engine = make_engine(tmp_path)
         engine.predict(model, data_path=pool)
 
         model.calibrate(pool)
@@ -310,7 +300,7 @@ class TestCalibrate:
 class TestLoad:
     def test_of_a_checkpoint_keeps_calibration_and_classes(self, tmp_path, photos):
         model = sdp(class_name="nut", visualizer=False)
-        engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+        engine = make_engine(tmp_path)
         engine.predict(model, datamodule=ImageList(photos, num_workers=0))
         model.post_processor.calibrate(0, unit_calibration()._replace(image_threshold=torch.tensor(0.7)))
         engine.trainer.save_checkpoint(tmp_path / "model.ckpt")

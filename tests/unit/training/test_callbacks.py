@@ -19,16 +19,9 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 import layouts
 from anomalib_clipad import MVTec, SDPPlus
-from tiny import sdp_plus
+from tiny import make_engine, sdp_plus
 
 CALIBRATION = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds")
-
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text vectors are not read from, nor left in, the user's cache; Lightning's seed does not outlive a test."""
-    monkeypatch.setenv("ANOMALIB_CLIPAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +115,7 @@ class TestCompleteModel:
         saved = [getattr(model.post_processor, name).clone() for name in CALIBRATION]
         heads = load_file(results(engine) / "heads.safetensors")
         assert torch.equal(model.model.heads.fc[3].weight, heads["fc.3.weight"])
-        Engine(default_root_dir=tmp_path / "again", logger=False, enable_progress_bar=False).validate(
-            model, datamodule=make_data()
-        )
+        make_engine(tmp_path / "again").validate(model, datamodule=make_data())
         for name, value in zip(CALIBRATION, saved, strict=True):
             torch.testing.assert_close(value, getattr(model.post_processor, name), rtol=0, atol=0)
         index = model.class_names.index("bottle")
@@ -214,7 +205,7 @@ class TestResumeCheckpoint:
 class TestTokenCaching:
     def test_of_augmented_images_is_refused(self, make_data, tmp_path):
         data = make_data(train_augmentations=RandomHorizontalFlip())
-        engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+        engine = make_engine(tmp_path)
         expected = r"Expected token_cache to be None where training images are augmented, but got 'memory': .*=None"
         with pytest.raises(ValueError, match=expected):
             engine.fit(make_model(token_cache="memory"), datamodule=data)
@@ -223,7 +214,7 @@ class TestTokenCaching:
         data = make_data()
         data.setup("test")
         loader = DataLoader(data.test_data, batch_size=2, collate_fn=data.test_data.collate_fn)
-        engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+        engine = make_engine(tmp_path)
         with pytest.raises(ValueError, match=r"Expected a datamodule .* for token_cache='disk', but got dataloaders\."):
             engine.fit(make_model(token_cache="disk"), train_dataloaders=loader)
 
