@@ -1,6 +1,7 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Imports run downwards only, and each library is imported only where the design has it.
+"""Imports run downwards only, each library is imported only where the design has it, and the host's private names
+are touched in one room.
 
 The guard reads the sources; it does not import them. Each check has a twin that shows a breach and proves that the
 check can fail.
@@ -47,6 +48,13 @@ DISTRIBUTIONS = {
     "open_clip": "open_clip_torch",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
+}
+# On their way into host/.
+MOVING = {
+    "models.clip_module touches _default_root_dir",
+    "models.clip_module touches _trainer",
+    "models.lightning_model_plus touches _trainer",
+    "training.callbacks touches _can_stop_early",
 }
 OPEN_CLIP_IMPORTER = "clip.backbone"
 STRINGS_ONLY = "clip.prompts"
@@ -163,6 +171,73 @@ def nearest_module(name: str, modules: Iterable[str]) -> str | None:
         return None
     candidates = (".".join(parts[1:end]) for end in range(len(parts), 1, -1))
     return next((candidate for candidate in candidates if candidate in modules), "__init__")
+
+
+def is_private(name: str) -> bool:
+    """Whether a name is private by its underscore; a named tuple's methods are not."""
+    return (
+        name.startswith("_") and not name.startswith("__") and name not in {"_asdict", "_fields", "_make", "_replace"}
+    )
+
+
+def own_names(trees: Iterable[ast.AST]) -> set[str]:
+    """Names that modules define: functions, classes, variables and fields, attributes of ``self`` and ``cls``."""
+    names = set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(attr=name, ctx=ast.Store(), value=ast.Name(id="self" | "cls")):
+                names.add(name)
+    return names
+
+
+def private_breaches(root: Path) -> set[str]:
+    """Private names of others that modules outside ``host`` touch: by import, as an attribute, or by ``getattr``."""
+    trees = {module_name(path, root): ast.parse(path.read_text(encoding="utf-8")) for path in root.rglob("*.py")}
+    own, breaches = own_names(trees.values()), set()
+    for module, node in ((module, node) for module, tree in trees.items() for node in ast.walk(tree)):
+        match node:
+            case ast.Import(names=aliases):
+                names = [part for alias in aliases for part in alias.name.split(".")]
+            case ast.ImportFrom(module=str(source), names=aliases, level=0) if source.split(".")[0] != PACKAGE:
+                names = [*source.split("."), *(alias.name for alias in aliases)]
+            case ast.Attribute(attr=name):
+                names = [name]
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"), args=[_, ast.Constant(name), *_]
+            ):
+                names = [name]
+            case _:
+                continue
+        if module.split(".")[0] != "host":
+            breaches |= {f"{module} touches {name}" for name in names if is_private(name) and name not in own}
+    return breaches
+
+
+def test_only_the_room_for_it_touches_private_names_of_the_host() -> None:
+    assert private_breaches(ROOT) - MOVING == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("trainer._data_connector.attach_data()", "_data_connector"),
+        ("class A:\n    def f(self):\n        return self._trainer", "_trainer"),
+        ("engine.trainer._default_root_dir = folder", "_default_root_dir"),
+        ("getattr(trainer, '_callback_connector')", "_callback_connector"),
+        ("from lightning.pytorch.trainer import _x", "_x"),
+        ("from anomalib._private.models import x", "_private"),
+        ("import lightning.pytorch._graveyard", "_graveyard"),
+    ],
+    ids=["attribute", "inherited", "assignment", "by name", "name", "module", "import"],
+)
+def test_guard_of_private_names_can_fail(package: Path, source: str, name: str) -> None:
+    (package / "models/sdp.py").write_text(source, encoding="utf-8")
+    assert private_breaches(package) == {f"models.sdp touches {name}"}
+    (package / "host.py").write_text(source, encoding="utf-8")
+    (package / "models/sdp.py").write_text("def f(x):\n    x._a = x._replace(b=1)\n\ndef _a(): ...", encoding="utf-8")
+    assert private_breaches(package) == set()
 
 
 def test_imports_run_downwards() -> None:

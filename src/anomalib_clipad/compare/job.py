@@ -38,7 +38,7 @@ from anomalib_clipad.compare.records import (
     write_images,
     write_record,
 )
-from anomalib_clipad.compare.unclamped import without_clamp
+from anomalib_clipad.host.unclamped import without_clamp
 from anomalib_clipad.metrics.evaluator import default_metrics
 from anomalib_clipad.metrics.reference_pro import ReferencePRO
 

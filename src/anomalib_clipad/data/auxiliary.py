@@ -16,6 +16,7 @@ from anomalib_clipad.data.categories import image_categories, own_name
 from anomalib_clipad.data.labelled import LabelledImages, labelled_images
 from anomalib_clipad.data.published import MVTEC_AD, VISA
 from anomalib_clipad.data.resumable import training_loader
+from anomalib_clipad.host.datamodules import update_augmentations
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class AuxiliaryDataModule(AnomalibDataModule):
             self.train_data = self._own_train_data
             if self.auxiliary is not None and self.auxiliary != "default":
                 logger.warning("The model trains on no auxiliary dataset: it gets the normal images of %s.", self.name)
-        self._update_augmentations()
+        update_augmentations(self)
 
     def category_of(self, image_path: str | Path) -> str:
         """Return the category of an image of the target or, once it is read, of the auxiliary dataset.

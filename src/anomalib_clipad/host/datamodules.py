@@ -17,5 +17,13 @@ def allow_no_validation(datamodule: AnomalibDataModule) -> None:
     datamodule.val_dataloader = partial(_val_dataloader, datamodule)
 
 
+def update_augmentations(datamodule: AnomalibDataModule) -> None:
+    """Give a training set that was put in place after ``setup`` the augmentations and the model's resize.
+
+    anomalib 2.7 does so for those that ``setup`` made; superfluous once that method is public.
+    """
+    datamodule._update_augmentations()
+
+
 def _val_dataloader(datamodule: AnomalibDataModule) -> DataLoader | list:
     return type(datamodule).val_dataloader(datamodule) if hasattr(datamodule, "val_data") else []

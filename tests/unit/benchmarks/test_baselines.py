@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_winclip_runs_on_the_weights_of_clipad_tiny():
     model = TinyWinClip(scales=(2,)).eval()
-    model._trainer = SimpleNamespace(datamodule=SimpleNamespace(category="wood"))
+    model.trainer = SimpleNamespace(datamodule=SimpleNamespace(category="wood"))
     model.setup("test")
 
     result = model.model(torch.randn(2, 3, 120, 120, generator=torch.Generator().manual_seed(0)))

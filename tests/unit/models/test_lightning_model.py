@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
+from anomalib.cli import AnomalibCLI
 from anomalib.data import Folder, ImageBatch, MVTecAD, PredictDataset
 from anomalib.deploy import ExportType
 from anomalib.models.components import AnomalibModule
@@ -18,7 +19,7 @@ import layouts
 from anomalib_clipad import SDP, MVTec
 from anomalib_clipad.clip.backbone import load_backbone
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
-from tiny import make_engine, sdp
+from tiny import ON_TINY, make_engine, sdp
 
 
 def make_batch(n: int = 2, size: int = 120) -> ImageBatch:
@@ -36,14 +37,19 @@ def test_is_a_zero_shot_model_that_the_host_can_find():
     assert sdp(visualizer=False).learning_type is LearningType.ZERO_SHOT
 
 
-def test_importing_the_package_makes_the_datamodule_known_by_its_bare_name():
-    assert MVTec.__name__ == "MVTec"
-    assert MVTec.__module__.startswith("anomalib_clipad")
+def test_naming_the_model_makes_the_datamodule_known_by_its_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["test", "--model", "anomalib_clipad.SDP", *ON_TINY, "--data", "MVTec", "--data.categories", "bottle"]
+
+    cli = AnomalibCLI(arguments, run=False)
+
+    assert isinstance(cli.datamodule, MVTec)
+    assert cli.datamodule.categories == ("bottle",)
 
 
 def test_class_name_given_by_the_user_comes_first(mvtec):
     model = sdp(class_name="gasket")
-    model._trainer = type("Trainer", (), {"datamodule": mvtec})()
+    model.trainer = type("Trainer", (), {"datamodule": mvtec})()
 
     model.class_index(make_batch())
 
@@ -52,7 +58,7 @@ def test_class_name_given_by_the_user_comes_first(mvtec):
 
 def test_each_image_has_the_class_of_its_own_category(mvtec):
     model = sdp()
-    model._trainer = type("Trainer", (), {"datamodule": mvtec})()
+    model.trainer = type("Trainer", (), {"datamodule": mvtec})()
     batch = make_batch()
     batch.image_path = [str(mvtec.root / name / "test/good/000.png") for name in ("metal_nut", "bottle")]
 

@@ -12,7 +12,8 @@ class UnclampedPostProcessor(PostProcessor):
 
     The host moves the threshold to ½ and cuts off what then lies outside [0, 1] before the metrics see it: all scores
     beyond become ties, which costs models unequally. Here both sides of the threshold are stretched by themselves:
-    lowest score of the validation to 0, threshold to ½, highest to 1; scores beyond go on along the line.
+    lowest score of the validation to 0, threshold to ½, highest to 1; scores beyond go on along the line. Overrides a
+    private method of anomalib 2.7; superfluous once its metrics see scores that are not cut off.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ from anomalib.models import Padim
 from anomalib.post_processing import PostProcessor
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from anomalib_clipad.compare.unclamped import UnclampedPostProcessor, without_clamp
+from anomalib_clipad.host.unclamped import UnclampedPostProcessor, without_clamp
 from tiny import sdp
 
 
