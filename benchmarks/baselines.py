@@ -7,7 +7,7 @@ from unittest.mock import patch
 from anomalib.models import WinClip
 
 from anomalib_clipad.clip.backbone import load_backbone
-from anomalib_clipad.models.clip_module import make_pre_processor
+from anomalib_clipad.models.collaborators import make_pre_processor
 
 _TORCH_MODEL = "anomalib.models.image.winclip.torch_model"
 

@@ -27,7 +27,6 @@ def make_data(folder: Path) -> SyntheticDefects:
 
 
 def test_heads_beat_sdp_on_a_clip_whose_patches_are_not_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     settings = {"pretrained": "random", "text_cache_dir": False, "visualizer": False}
     plus = sdp_plus(epochs=5, learning_rate=1e-3, seed=42, token_cache="memory", **settings)
     engine = make_engine(tmp_path / "plus")

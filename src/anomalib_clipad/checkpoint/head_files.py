@@ -14,7 +14,11 @@ from torch import Tensor
 
 from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.base.text import list_some
-from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata
+from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads
+from anomalib_clipad.clip import embedded
+from anomalib_clipad.clip.backbone import Backbone
+from anomalib_clipad.clip.surgery import Taps, normalise_layers
+from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.scoring.heads import LinearHeads
 
 SUFFIX = ".safetensors"
@@ -25,6 +29,9 @@ CHECKPOINT_METADATA = "heads"
 """Entry of that mapping: the encoded metadata of the heads in the checkpoint."""
 CHECKPOINT_PREFIX = "model.heads."
 """What the names of the heads' weights begin with in a checkpoint."""
+
+EMBEDDED_HEADS = "embedded"
+"""Stands for the heads that ship with an embedded backbone."""
 
 _AUTHORS_KEY = "linear_layers"
 
@@ -65,8 +72,6 @@ def save_heads(path: str | os.PathLike[str], heads: LinearHeads, metadata: Heads
 def load_heads(path: str | os.PathLike[str]) -> tuple[LinearHeads, HeadsMetadata | None]:
     """Read heads from a file; nothing in the file is executed.
 
-    Before they are used, :func:`~anomalib_clipad.checkpoint.head_metadata.check_heads` must say that they fit.
-
     Args:
         path: A file of :func:`save_heads`; a Lightning checkpoint of ``SDPPlus``; or a file by ``torch.save`` of the
             authors' layout ``{"linear_layers": {"fc.0.weight": ..., "fc.0.bias": ..., ...}}``, or of the inner
@@ -96,6 +101,35 @@ def load_heads(path: str | os.PathLike[str]) -> tuple[LinearHeads, HeadsMetadata
     if metadata is not None and len(metadata.layers) != heads.num_layers:
         raise _refusal(path, f"it names the layers {metadata.layers} for {heads.num_layers} heads")
     return heads, metadata
+
+
+@plain_errors()
+def make_heads(
+    backbone: Backbone, layers: list[int] | None, taps: Taps, path: str | None, seed: int
+) -> tuple[LinearHeads, HeadsMetadata | None]:
+    """Read heads from a file and check that they fit the model, or make new ones.
+
+    Args:
+        backbone: CLIP model that they are to be used with.
+        layers: Tapped layers as the user gives them.
+        taps: Kind of taps.
+        path: File as :func:`load_heads` reads it, or "embedded" for the heads that ship with the backbone; ``None`` for
+            new heads.
+        seed: Seed of new heads.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file does not hold heads, they do not fit, or the layers are invalid.
+    """
+    tapped = normalise_layers(layers, backbone.depth)
+    if path is not None:
+        file = embedded.heads_file(backbone.name) if path == EMBEDDED_HEADS else Path(path)
+        heads, metadata = load_heads(file)
+        check_heads(heads, metadata, backbone, tapped, taps, file)
+        return heads, metadata
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LinearHeads(backbone.width, backbone.embed_dim, len(tapped)), None
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:

@@ -95,7 +95,7 @@ class HeadsMetadata:
 
     @classmethod
     def decode(cls, encoded: Mapping[str, str]) -> "HeadsMetadata":
-        """Undo :meth:`encode`; entries that are not known are ignored.
+        """Undo :meth:`encode`; entries that are not known are ignored, and those with a default may be missing.
 
         Raises:
             ValueError: If it is not what :meth:`encode` makes, or of a later format.
@@ -111,6 +111,9 @@ class HeadsMetadata:
             raise ValueError(msg)
         values: dict[str, Any] = {}
         for item in dataclasses.fields(cls):
+            required = item.default is item.default_factory is dataclasses.MISSING
+            if item.name not in encoded and not required:
+                continue
             try:
                 value = json.loads(encoded[item.name])
                 value = tuple(value) if isinstance(value, list) else value

@@ -1,54 +1,68 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""A look at a checkpoint before it is loaded; nothing in it is executed."""
+"""Reading of checkpoints: what was checked is what is loaded, and nothing in it is executed."""
 
-from collections.abc import Mapping
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY
 
+logger = logging.getLogger(__name__)
 
-def check_checkpoint(path: str | Path) -> None:
-    """Check that a file is a checkpoint of this package's models. They are small, as they lack CLIP.
+
+def open_checkpoint(source: str | Path | IO[bytes], model: type, options: Mapping[str, Any]) -> BytesIO:
+    """Read a file of this package's models, and check it and what a model is to be made with.
+
+    The files are small, since CLIP is not in them: they are read into memory, once.
+
+    Args:
+        source: Path, or a file that is open for reading bytes.
+        model: Class of the model.
+        options: Arguments of the class that the user gives.
+
+    Returns:
+        The bytes that were checked.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, something else, or would run code when it is loaded.
+        TypeError: If the class has no such argument.
+        ValueError: If the file is damaged, something else, or would run code when it is loaded.
     """
-    if not Path(path).is_file():
+    known = inspect.signature(model).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        msg = f"Expected arguments of {model.__name__}, but got {', '.join(unknown)}. Arguments: {', '.join(known)}."
+        raise TypeError(msg)
+    if isinstance(source, str | Path) and not Path(source).is_file():
         msg = (
-            f"Expected checkpoint to be a file, but found none at {Path(path).absolute()}. "
-            "For a new model name its backbone: load(backbone=...)."
+            f"Expected checkpoint to be a file, but found none at {Path(source).absolute()}. "
+            f"A new model is made by {model.__name__}(backbone=...)."
         )
         raise FileNotFoundError(msg)
-    expected = f"Expected checkpoint to be one of SDP or SDPPlus, but got {path}:"
-    try:
-        with anomalib_safe_globals():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader raises errors of many kinds for damaged files
-        reason = str(error).partition("\n")[0].rstrip(".")
-        if isinstance(error, UnpicklingError):  # whose advice is to load it all the same
-            reason = "it is damaged, or holds more than plain data"
-        msg = f"{expected} it cannot be read ({reason}); nothing in it was executed."
-        raise ValueError(msg) from error
-    if not isinstance(content, Mapping) or CHECKPOINT_KEY not in content:
-        msg = (
-            f"{expected} it holds something else. Checkpoints are written by anomalib's engine, see its results folder."
-        )
-        raise ValueError(msg)
+    data = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
+    name = source if isinstance(source, str | Path) else getattr(source, "name", "an open file")
+    content = _checked(lambda: torch.load(BytesIO(data), map_location="cpu", weights_only=True), name)
+    saved = content.get("hyper_parameters", {}).items()
+    dropped = [f"{argument}={value!r}" for argument, value in saved if argument not in known and value is not None]
+    if dropped:
+        logger.warning("Left out of %s, since %s has no such arguments: %s.", name, model.__name__, ", ".join(dropped))
+    return BytesIO(data)
 
 
 class CheckedReader(CheckpointIO):
-    """A trainer's reader and writer of checkpoints that looks at a file before it reads it.
+    """A trainer's reader and writer of checkpoints that looks at what it reads before anything uses it.
 
-    The trainer tells the model of a checkpoint only once it has read it.
+    The trainer tells the model of a checkpoint only once it has read it, and reads it to the devices that it was saved
+    on, which another machine may not have.
 
     Args:
         inner: What reads and writes.
@@ -60,14 +74,14 @@ class CheckedReader(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Check a file and read it; a folder, as some strategies write, is left to them.
+        """Read a file to main memory and check it; a folder, as some strategies write, is left to them.
 
         Raises:
             ValueError: If the file is damaged or hostile.
         """
-        if Path(path).is_file():
-            check_checkpoint(path)
-        return self.inner.load_checkpoint(path, map_location, weights_only)
+        if not Path(path).is_file():
+            return self.inner.load_checkpoint(path, map_location, weights_only)
+        return _checked(lambda: self.inner.load_checkpoint(path, map_location="cpu", weights_only=True), path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint."""
@@ -82,8 +96,25 @@ class CheckedReader(CheckpointIO):
         self.inner.teardown()
 
 
-def check_before_loading(trainer: Trainer) -> None:
-    """See to it that a trainer checks the checkpoints that it loads."""
-    strategy = trainer.strategy
-    if not isinstance(strategy.checkpoint_io, CheckedReader):
-        strategy.checkpoint_io = CheckedReader(strategy.checkpoint_io)
+def _checked(load: Callable[[], Any], source: object) -> dict[str, Any]:
+    """Load a checkpoint of SDP or SDPPlus.
+
+    Raises:
+        ValueError: If it is damaged, something else, or would run code when it is loaded.
+    """
+    expected = f"Expected checkpoint to be one of SDP or SDPPlus, but got {source}:"
+    try:
+        with anomalib_safe_globals():
+            content = load()
+    except Exception as error:  # the reader raises errors of many kinds for damaged files
+        reason = str(error).partition("\n")[0].rstrip(".")
+        if isinstance(error, UnpicklingError):  # whose advice is to load it all the same
+            reason = "it is damaged, or holds more than plain data"
+        msg = f"{expected} it cannot be read ({reason}); nothing in it was executed."
+        raise ValueError(msg) from error
+    if not isinstance(content, dict) or CHECKPOINT_KEY not in content:
+        msg = (
+            f"{expected} it holds something else. Checkpoints are written by anomalib's engine, see its results folder."
+        )
+        raise ValueError(msg)
+    return content

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""The settings that a checkpoint was calibrated with: a model of other settings does not take it silently.
+"""What a checkpoint was made and calibrated with: another model, or one of other settings, does not take it silently.
 
 The host's commands make a model of their own arguments, whatever a checkpoint was made with, and only then load it.
 """
@@ -8,7 +8,10 @@ The host's commands make a model of their own arguments, whatever a checkpoint w
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
+from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA
+from anomalib_clipad.clip.backbone import Backbone
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.text_engine import TextEngine
 from anomalib_clipad.scoring.torch_model import SDPModel
@@ -16,6 +19,44 @@ from anomalib_clipad.scoring.torch_model import SDPModel
 _SDP_SETTINGS = ("sigma", "layers", "taps", "staged", "architecture_surgery", "feature_surgery")
 _SDP_PLUS_SETTINGS = ("sigma", "head_weight")
 """Layers and taps are compared with the heads'."""
+
+
+def describe_model(model: SDPModel, backbone: Backbone, text_engine: TextEngine) -> dict[str, Any]:
+    """Describe a model as plain data, for this package's entry of a checkpoint."""
+    return {
+        "class_names": list(model.texts.names),
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "settings": describe_settings(model, text_engine),
+    }
+
+
+def check_model(checkpoint: Mapping[str, Any], model: SDPModel, backbone: Backbone) -> dict[str, Any]:
+    """Compare a checkpoint with the model that loads it.
+
+    Returns:
+        This package's entry of the checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint is of another model, or was made with another backbone.
+    """
+    ours = "SDP" if model.heads is None else "SDPPlus"
+    saved: dict[str, Any] | None = checkpoint.get(CHECKPOINT_KEY)
+    if saved is None:
+        msg = f"Expected a checkpoint of {ours}, but got one without '{CHECKPOINT_KEY}'."
+        raise ValueError(msg)
+    theirs = "SDPPlus" if CHECKPOINT_METADATA in saved else "SDP"
+    if ours != theirs:
+        msg = f"Expected a checkpoint of {ours}, but got one of {theirs}. Use it with --model anomalib_clipad.{theirs}."
+        raise ValueError(msg)
+    if saved["fingerprint"] != backbone.fingerprint:
+        msg = (
+            f"Expected a checkpoint made with the weights of this model's backbone ({backbone.name}, "
+            f"pretrained={backbone.pretrained!r}), but got one made with other weights of {saved['backbone']}. "
+            "Pass the same backbone and pretrained as when it was saved."
+        )
+        raise ValueError(msg)
+    return saved
 
 
 def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str]:

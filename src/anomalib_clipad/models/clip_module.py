@@ -6,69 +6,47 @@ A mixin, because the host finds models by name among the direct subclasses of ``
 """
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import Batch, ImageBatch, InferenceBatch
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch import Tensor
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
-from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA
-from anomalib_clipad.checkpoint.reader import check_before_loading, check_checkpoint
-from anomalib_clipad.checkpoint.settings import check_settings, describe_settings
-from anomalib_clipad.checkpoint.transform import InputDescription, describe_input, reconcile_input, save_input
-from anomalib_clipad.clip.backbone import Backbone
-from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
-from anomalib_clipad.clip.text_engine import TextEngine
-from anomalib_clipad.clip.vision_tower import patch_grid
+from anomalib_clipad.checkpoint.clip_checkpoint import ClipCheckpoint
+from anomalib_clipad.checkpoint.reader import CheckedReader
 from anomalib_clipad.data.categories import UNNAMED, image_categories
 from anomalib_clipad.data.image_check import ImageCheck
 from anomalib_clipad.data.image_list import BATCH_SIZE, ReadImage, engine_transform, pre_process, read_ahead
 from anomalib_clipad.deploy.clip_export import ClipExport
+from anomalib_clipad.host.command_line import plain_errors
+from anomalib_clipad.host.results import share_results_folder
+from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
+from anomalib_clipad.models.collaborators import Collaborators, make_pre_processor
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
+from anomalib_clipad.scoring.heads import LinearHeads
 from anomalib_clipad.scoring.torch_model import SDPModel
+from anomalib_clipad.training.borrowed import Borrowed
 
 logger = logging.getLogger(__name__)
-
-_PAPER_SIGMA = 8 / 240
-"""The paper blurs with 8 pixels at an input of 240."""
-
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-_NOT_SAVED = ("model.visual.", "evaluator.")
-"""Frozen CLIP is loaded from where it came from; another evaluator must be able to load the checkpoint."""
-
-_LEFT_OUT = r"Found keys .* but not in the checkpoint: \[('(model\.visual|evaluator)\.[^']*'(, )?)+\]"
-"""Lightning's warning of each weight that is missing, where just those that are never saved are."""
-
-
-class Collaborators(NamedTuple):
-    """What a model uses that is no part of its state: not saved in checkpoints, and untouched by ``.to(device)``."""
-
-    backbone: Backbone
-    text_engine: TextEngine
-
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class ClipModule(ClipExport):
+class ClipModule(ClipExport, ClipCheckpoint):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
-    The class that mixes this in sets ``model``, ``class_name``, ``calibrate_unlabelled`` and ``collaborators`` in its
-    constructor.
+    The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. In
+    between must be nothing, since the host reads the user's arguments off the caller of its constructor.
     """
 
     model: SDPModel
@@ -86,10 +64,29 @@ class ClipModule(ClipExport):
         """The model asks nothing special of the trainer."""
         return {}
 
+    @plain_errors()
+    def _build(
+        self,
+        collaborators: Collaborators,
+        class_name: str | None,
+        calibrate_unlabelled: bool,
+        heads: LinearHeads | None,
+        sigma: float | None,
+        **settings: Any,
+    ) -> None:
+        """Finish the construction of a model; ``settings`` are arguments of ``SDPModel``."""
+        self.collaborators = collaborators
+        self.class_name = class_name
+        self.calibrate_unlabelled = calibrate_unlabelled
+        visual = collaborators.backbone.model.visual
+        self.model = SDPModel(visual, heads, sigma=collaborators.sigma(sigma), **settings)
+        self.borrowed = Borrowed()
+        self._set_up_loading()
+
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Bicubic resize to ``image_size`` (240 pixels by default) and CLIP's usual normalisation."""
-        return make_pre_processor(image_size or (240, 240), _CLIP_MEAN, _CLIP_STD)
+        return make_pre_processor(image_size or (240, 240))
 
     @staticmethod
     def configure_post_processor() -> CategoryPostProcessor:
@@ -107,8 +104,8 @@ class ClipModule(ClipExport):
         return CategoryVisualizer()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the host's components, a check of the images and the tables of prediction."""
-        return [*super().configure_callbacks(), ImageCheck(), PredictionReport()]
+        """Return the host's components, a check of the images, the tables of prediction, and what tidies up."""
+        return [*super().configure_callbacks(), ImageCheck(), PredictionReport(), self.borrowed]
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """No validation where there is no datamodule: the host validates before it predicts on a folder."""
@@ -117,9 +114,9 @@ class ClipModule(ClipExport):
     def setup(self, stage: str) -> None:
         """Make the classes known that a datamodule, or the user, names beforehand; have a checkpoint checked first."""
         del stage
-        check_before_loading(self.trainer)
-        if self.trainer.world_size > 1:
-            _share_results_folder(self.trainer)
+        strategy = self.trainer.strategy
+        self.borrowed.replace(strategy, "checkpoint_io", CheckedReader(strategy.checkpoint_io))
+        share_results_folder(self.trainer)
         if self.class_name is not None:
             self._indices([self.class_name])
         else:
@@ -155,33 +152,6 @@ class ClipModule(ClipExport):
         """Score a batch."""
         del batch_idx, dataloader_idx
         return self._score(batch)
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "Self":
-        """Load a model as the host does, but refuse other files with a word on what is wrong with them.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is damaged or hostile, or does not fit the model.
-        """
-        check_checkpoint(checkpoint_path)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=_LEFT_OUT)
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-
-    @classmethod
-    def load(cls, checkpoint: str | Path, **options: Any) -> "Self":
-        """Open a checkpoint for use from Python; a new model is made by the class itself, ``SDP(...)``.
-
-        Args:
-            checkpoint: Checkpoint of anomalib.
-            options: Arguments of the class that differ from when it was saved.
-
-        Raises:
-            FileNotFoundError: If the checkpoint does not exist.
-            ValueError: If it is damaged or hostile, does not fit the model, or an option is invalid.
-        """
-        return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True, **options).eval()
 
     @torch.no_grad()
     def predict(
@@ -256,70 +226,10 @@ class ClipModule(ClipExport):
             names = image_categories(self._datamodule, paths) or [UNNAMED] * len(paths)
         return torch.tensor(self._indices(names), device=batch.image.device)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save text vectors, calibration and settings, but not the frozen CLIP."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"] = {
-            key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(_NOT_SAVED)
-        }
-        # The components are callbacks besides: Lightning has saved them a second time, and would load them strictly.
-        components = {type(self.evaluator), type(self.post_processor), type(self.pre_processor), type(self.visualizer)}
-        checkpoint["callbacks"] = {
-            key: value
-            for key, value in checkpoint.get("callbacks", {}).items()
-            if key not in {component.__qualname__ for component in components}
-        }
-        backbone = self.collaborators.backbone
-        checkpoint[CHECKPOINT_KEY] = {
-            "class_names": list(self.class_names),
-            "backbone": backbone.name,
-            "fingerprint": backbone.fingerprint,
-            "settings": describe_settings(self.model, self.collaborators.text_engine),
-        }
-        save_input(checkpoint[CHECKPOINT_KEY], self._describe_input())
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the checkpoint's classes.
-
-        Raises:
-            ValueError: If the checkpoint is of another model or was made with another backbone, input or settings.
-        """
-        saved, backbone = checkpoint.get(CHECKPOINT_KEY), self.collaborators.backbone
-        if saved is None:
-            msg = f"Expected a checkpoint of {type(self).__name__}, but got one without '{CHECKPOINT_KEY}'."
-            raise ValueError(msg)
-        ours, theirs = self.model.heads is not None, CHECKPOINT_METADATA in saved
-        if ours != theirs:
-            names = {True: "SDPPlus", False: "SDP"}
-            msg = (
-                f"Expected a checkpoint of {names[ours]}, but got one of {names[theirs]}. "
-                f"Use it with --model anomalib_clipad.{names[theirs]}."
-            )
-            raise ValueError(msg)
-        if saved["fingerprint"] != backbone.fingerprint:
-            msg = (
-                f"Expected a checkpoint made with the weights of this model's backbone ({backbone.name}, "
-                f"pretrained={backbone.pretrained!r}), but got one made with other weights of {saved['backbone']}. "
-                "Pass the same backbone and pretrained as when it was saved."
-            )
-            raise ValueError(msg)
-        actual = self._describe_input()
-        usual = make_pre_processor(actual.image_size, backbone.mean, backbone.std)
-        default = describe_input(usual, actual.image_size)
-        reconcile_input(checkpoint, saved, actual, default, attached=self._trainer is not None)
-        check_settings(saved.get("settings", {}), describe_settings(self.model, self.collaborators.text_engine))
-        super().on_load_checkpoint(checkpoint)
-        self.model.texts.replace(saved["class_names"], checkpoint["state_dict"]["model.texts.embeddings"])
-        self._resize_post_processor()
-
-    def _describe_input(self) -> InputDescription:
-        size = resolve_size(self.hparams.get("image_size"), self.collaborators.backbone)
-        return describe_input(self.pre_processor, size)
-
     @property
     def _datamodule(self) -> Any:
         """The trainer's datamodule; None without a trainer, or where dataloaders were passed."""
-        return getattr(self._trainer, "datamodule", None)
+        return getattr(attached_trainer(self), "datamodule", None)
 
     def _score(self, batch: Batch) -> Batch:
         predictions = self.model(batch.image, self.class_index(batch))
@@ -363,52 +273,3 @@ class ClipModule(ClipExport):
     def _resize_post_processor(self) -> None:
         if isinstance(self.post_processor, CategoryPostProcessor):
             self.post_processor.resize(max(1, len(self.class_names)))
-
-
-def _share_results_folder(trainer: Trainer) -> None:
-    """Let all processes use the results folder of the first; the host's engine has made one for each."""
-    own = Path(trainer.default_root_dir)
-    shared = Path(trainer.strategy.broadcast(str(own)))
-    if own == shared:
-        return
-    cast("Any", trainer)._default_root_dir = str(shared)  # it has no setter
-    latest = own.parent / "latest"
-    if latest.is_symlink() and latest.resolve() == own.resolve():
-        latest.unlink()
-        latest.symlink_to(shared, target_is_directory=True)
-    if own.is_dir() and not any(own.iterdir()):
-        own.rmdir()
-
-
-def make_pre_processor(size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> PreProcessor:
-    """Bicubic resize to ``size`` (height, width), whatever the aspect ratio, and normalisation."""
-    resize = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return PreProcessor(transform=Compose([resize, Normalize(mean=list(mean), std=list(std))]))
-
-
-def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> tuple[int, int]:
-    """Height and width of the input from what the user gave; ``None`` stands for the backbone's own.
-
-    Raises:
-        ValueError: If the patch size does not divide it.
-    """
-    if image_size is None:
-        return backbone.image_size
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    patch_grid(backbone.model.visual, (height, width))
-    return height, width
-
-
-def resolve_sigma(sigma: float | None, size: tuple[int, int]) -> float:
-    """Standard deviation of the blur in pixels; ``None`` stands for the paper's, scaled to the input."""
-    return _PAPER_SIGMA * min(size) if sigma is None else sigma
-
-
-def warn_of_stand_in(backbone: Backbone) -> None:
-    """Say that an embedded model is no detector for real products."""
-    if backbone.name in EMBEDDED:
-        logger.warning(
-            "%s is a small stand-in for tests and first contact. For real products choose a backbone such as "
-            "ViT-B-16-plus-240 (weights laion400m_e31 from the network, or a local file as `pretrained`).",
-            backbone.name,
-        )

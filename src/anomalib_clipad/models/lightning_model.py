@@ -10,19 +10,10 @@ from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from torch import nn
 
-from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, load_backbone
-from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
+from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
-from anomalib_clipad.clip.text_engine import TextEngine
-from anomalib_clipad.models.clip_module import (
-    ClipModule,
-    Collaborators,
-    make_pre_processor,
-    resolve_sigma,
-    resolve_size,
-    warn_of_stand_in,
-)
-from anomalib_clipad.scoring.torch_model import SDPModel
+from anomalib_clipad.models.clip_module import ClipModule
+from anomalib_clipad.models.collaborators import find_collaborators
 
 
 class SDP(ClipModule, AnomalibModule):
@@ -94,30 +85,27 @@ class SDP(ClipModule, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        clip = load_backbone(backbone, pretrained)
-        size = resolve_size(image_size, clip)
+        collaborators = find_collaborators(
+            backbone, pretrained, class_name, prompts, strategy, strategy_params, image_size, text_cache_dir
+        )
         super().__init__(
-            pre_processor=make_pre_processor(size, clip.mean, clip.std) if pre_processor is True else pre_processor,
+            pre_processor=collaborators.pre_processor() if pre_processor is True else pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, text_cache_dir)
-        self.collaborators = Collaborators(clip, text_engine)
-        self.class_name = class_name
-        self.calibrate_unlabelled = calibrate_unlabelled
-        self.model = SDPModel(
-            clip.model.visual,
-            None,
-            layers,
-            taps,
-            resolve_sigma(sigma, size),
+        self._build(
+            collaborators,
+            class_name,
+            calibrate_unlabelled,
+            heads=None,
+            sigma=sigma,
+            layers=layers,
+            taps=taps,
             staged=staged,
             architecture_surgery=architecture_surgery,
             feature_surgery=feature_surgery,
         )
-        self.strict_loading = False  # a checkpoint lacks the frozen CLIP
-        warn_of_stand_in(clip)
 
     @property
     def learning_type(self) -> LearningType:

@@ -3,6 +3,7 @@
 """SDP+ as an anomalib model class: wiring, no maths."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,44 +14,32 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, load_heads, save_heads
+from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, make_heads, save_heads
 from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads
-from anomalib_clipad.clip import embedded
-from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
-from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
-from anomalib_clipad.clip.surgery import Taps, normalise_layers
-from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
+from anomalib_clipad.clip.surgery import Taps
 from anomalib_clipad.data.image_list import pre_process
 from anomalib_clipad.data.labelled import require_labelled_training_data
-from anomalib_clipad.models.clip_module import (
-    ClipModule,
-    Collaborators,
-    make_pre_processor,
-    resolve_sigma,
-    resolve_size,
-    warn_of_stand_in,
-)
+from anomalib_clipad.host.trainer import attached_trainer
+from anomalib_clipad.models.clip_module import ClipModule
+from anomalib_clipad.models.collaborators import find_collaborators
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.loss import segmentation_loss
-from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint, TokenCaching
 from anomalib_clipad.training.token_cache import CachePlace, TokenBatch
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_HEADS = "embedded"
-"""Stands for the heads that ship with an embedded backbone."""
-
 HEADS_FILE = "heads.safetensors"
 """Name of the file of trained heads in the results folder."""
 
-_LIGHTNINGS_EPOCHS = 1000
-"""What Lightning takes where the user gives no number of epochs."""
+_PAPER_SEED = 42
 
 _NO_HEADS = (
     "Expected SDPPlus to have trained heads, but got none. Give a file (--model.heads heads.safetensors) or a "
@@ -87,10 +76,12 @@ class SDPPlus(ClipModule, AnomalibModule):
         lr_scheduler: Makes a scheduler of the optimiser, which steps after each epoch: on the command line its class,
             ``--model.lr_scheduler CosineAnnealingLR --model.lr_scheduler.T_max 5``; ``None`` for a constant rate.
         epochs: Epochs of training unless the trainer is given ``max_epochs`` or ``max_steps``; the paper's are 5.
-        seed: Seed of the heads and of the order of the images.
+        seed: Seed of the heads and of the order of the images; ``None`` for the one given to ``seed_everything``, or
+            else the paper's 42.
         token_cache: Keep the tokens of the training images in ``"memory"`` or on ``"disk"``, so that the tower runs
             over each only once; ``None`` for no cache.
-        validate_every_epoch: Validate after each epoch, for early stopping, and not only at the end.
+        validate_every_epoch: Validate after each epoch, for early stopping, and not only at the end. The trainer's own
+            ``check_val_every_n_epoch`` is followed where it is not 1, Lightning's default.
         text_cache_dir: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         pre_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         post_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
@@ -130,7 +121,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         learning_rate: float = 1e-4,
         lr_scheduler: LRSchedulerCallable | None = None,
         epochs: int = 5,
-        seed: int = 42,
+        seed: int | None = None,
         token_cache: CachePlace | None = None,
         validate_every_epoch: bool = False,
         text_cache_dir: str | Literal[False] | None = None,
@@ -139,27 +130,46 @@ class SDPPlus(ClipModule, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        clip = load_backbone(backbone, pretrained)
-        size = resolve_size(image_size, clip)
+        collaborators = find_collaborators(
+            backbone, pretrained, class_name, prompts, strategy, strategy_params, image_size, text_cache_dir
+        )
         super().__init__(
-            pre_processor=make_pre_processor(size, clip.mean, clip.std) if pre_processor is True else pre_processor,
+            pre_processor=collaborators.pre_processor() if pre_processor is True else pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        text_engine = TextEngine(clip, resolve_prompts(prompts), strategy, strategy_params, text_cache_dir)
-        self.collaborators = Collaborators(clip, text_engine)
-        self.class_name = class_name
-        self.calibrate_unlabelled = calibrate_unlabelled
-        tapped = normalise_layers(layers, clip.depth)
-        linear_heads, self.heads_metadata = _make_heads(clip, tapped, taps, heads, seed)
-        self.model = SDPModel(clip.model.visual, linear_heads, tapped, taps, resolve_sigma(sigma, size), head_weight)
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", _PAPER_SEED)) if seed is None else seed
+        linear_heads, self.heads_metadata = make_heads(collaborators.backbone, layers, taps, heads, self.seed)
+        self._build(
+            collaborators,
+            class_name,
+            calibrate_unlabelled,
+            linear_heads,
+            sigma,
+            layers=layers,
+            taps=taps,
+            head_weight=head_weight,
+        )
         self.has_heads = heads is not None
-        self.learning_rate, self.lr_scheduler, self.epochs, self.seed = learning_rate, lr_scheduler, epochs, seed
+        self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
         self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch
         self._resumed_from: Any = None
-        self.strict_loading = False  # a checkpoint lacks the frozen CLIP
-        warn_of_stand_in(clip)
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer; where it was given no limit of its own, it trains for the model's ``epochs``."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Any) -> None:
+        AnomalibModule.trainer.fset(self, trainer)
+        # Before Lightning fills in its own 1000 epochs, which could not be told from the user's then.
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs is None:
+            self.borrowed.give_back()  # what a run has left that failed before it began
+            if trainer.max_steps == -1 and not any(isinstance(callback, Timer) for callback in trainer.callbacks):
+                self.borrowed.replace(trainer.fit_loop, "max_epochs", self.epochs)
+                logger.info("Training for %d epochs.", self.epochs)
 
     @property
     def learning_type(self) -> LearningType:
@@ -187,7 +197,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Apply the seed, and the paper's schedule where the trainer was given none; check the training data.
+        """Apply the seed, validate at the end only where the user has not asked for more, check the training data.
 
         Raises:
             FileNotFoundError: If a mask is missing.
@@ -196,14 +206,12 @@ class SDPPlus(ClipModule, AnomalibModule):
         super().setup(stage)
         if stage != TrainerFn.FITTING:
             return
-        seed_everything(self.seed, workers=True, verbose=False)
+        self.borrowed.seed(self.seed)
         trainer = self.trainer
-        if trainer.max_epochs == _LIGHTNINGS_EPOCHS and trainer.max_steps == -1:
-            trainer.fit_loop.max_epochs = self.epochs
-            logger.info("Training for %d epochs.", self.epochs)
         as_by_default = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0
         if as_by_default and not self.validate_every_epoch:
-            trainer.check_val_every_n_epoch = sys.maxsize  # there is a validation at the end, however it comes
+            # There is a validation at the end, however it comes.
+            self.borrowed.replace(trainer, "check_val_every_n_epoch", sys.maxsize)
         require_labelled_training_data(self._datamodule)
         if self.class_name is None:  # all now: processes meet them in orders of their own
             self._indices(getattr(self._datamodule, "auxiliary_categories", ()))
@@ -220,9 +228,10 @@ class SDPPlus(ClipModule, AnomalibModule):
         maps = self.model.logit_maps(patches, (mask.shape[-2], mask.shape[-1]), self.class_index(batch))
         loss = segmentation_loss(maps, mask)
         total = loss.total
-        if not torch.isfinite(total):
+        if not self.all_gather(total.detach()).isfinite().all():  # else other processes would wait for this one
+            here = f"got {total.item()} for the images {list(batch.image_path)}"
             msg = (
-                f"Expected the loss to be finite, but got {total.item()} for the images {list(batch.image_path)}. "
+                f"Expected the loss to be finite, but {'one of another process is not' if total.isfinite() else here}. "
                 "Look at these files and their masks, or lower learning_rate."
             )
             raise RuntimeError(msg)
@@ -264,7 +273,8 @@ class SDPPlus(ClipModule, AnomalibModule):
         Raises:
             ValueError: If they do not, or the checkpoint is of another model.
         """
-        function = None if self._trainer is None else self.trainer.state.fn
+        trainer = attached_trainer(self)
+        function = None if trainer is None else trainer.state.fn
         if function == TrainerFn.TESTING and self._resumed_from and self.trainer.ckpt_path == self._resumed_from:
             # The host's train tests with the checkpoint that it resumed from: what was trained since is newer.
             self._resumed_from = None
@@ -311,17 +321,3 @@ class SDPPlus(ClipModule, AnomalibModule):
             steps=self.trainer.global_step,
             metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
         )
-
-
-def _make_heads(
-    backbone: Backbone, layers: tuple[int, ...], taps: Taps, path: str | None, seed: int
-) -> tuple[LinearHeads, HeadsMetadata | None]:
-    """Read heads from a file and check them, or make new ones from the seed."""
-    if path is not None:
-        file = embedded.heads_file(backbone.name) if path == EMBEDDED_HEADS else Path(path)
-        heads, metadata = load_heads(file)
-        check_heads(heads, metadata, backbone, layers, taps, file)
-        return heads, metadata
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LinearHeads(backbone.width, backbone.embed_dim, len(layers)), None

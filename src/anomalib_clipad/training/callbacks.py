@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomalib_clipad.checkpoint.reader import CheckedReader
+from anomalib_clipad.host.trainer import close_epoch, is_last_epoch, validate_now
 from anomalib_clipad.scoring.heads import TappedPatches
 from anomalib_clipad.training.token_cache import CachePlace, cache_tokens
 
@@ -46,7 +47,7 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, unless training is over."""
         del pl_module
-        if not _is_over(trainer):
+        if not is_last_epoch(trainer):
             save_atomically(trainer, Path(trainer.default_root_dir) / RESUME_FILE)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,7 +68,7 @@ class ResumeCheckpoint(Checkpoint):
         state = checkpoint["callbacks"].get(self.state_key, {})
         trainer.should_stop = state.get("stopped_early", False) and trainer.early_stopping_callback is not None
         if trainer.max_steps != -1:
-            _close_epoch(checkpoint["loops"]["fit_loop"])
+            close_epoch(checkpoint["loops"]["fit_loop"])
 
 
 class CompleteModel(Callback):
@@ -106,7 +107,7 @@ class CompleteModel(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate if needed."""
         if not self._validated or not all(map(torch.equal, self._validated, _trained(pl_module))):
-            _validate(trainer)
+            validate_now(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the model, also where a checkpoint was resumed from that needed no more training."""
@@ -202,37 +203,6 @@ def save_atomically(trainer: Any, path: Path, *, weights_only: bool = False) -> 
     trainer.save_checkpoint(temporary, weights_only=weights_only)
     if trainer.is_global_zero:
         temporary.replace(path)
-
-
-def _validate(trainer: Trainer) -> None:
-    """Run the validation of a fit, as Lightning does it between two batches."""
-    if trainer.enable_validation:
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
-        trainer.training = True
-
-
-def _close_epoch(fit_loop: dict[str, Any]) -> None:
-    """Let Lightning resume after an epoch that has ended, and not within it.
-
-    Where steps are counted instead of epochs, it would take the next batch for a further one of the same epoch.
-
-    Args:
-        fit_loop: State of the loop in a checkpoint, altered in place; left alone in the middle of an epoch.
-    """
-    epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
-    if epochs["current"]["processed"] == epochs["current"]["started"]:
-        for count in (epochs["current"], epochs["total"]):
-            count["completed"] = count["processed"]
-        batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)
-
-
-def _is_over(trainer: Any) -> bool:
-    """Whether the epoch that has just ended is the last; ``fit_loop.done`` would count it a second time."""
-    loop = trainer.fit_loop
-    reached = ((loop.epoch_progress.current.processed, loop.max_epochs), (trainer.global_step, loop.max_steps))
-    limit_reached = any(limit not in {None, -1} and done >= limit for done, limit in reached)
-    return limit_reached or (trainer.should_stop and loop._can_stop_early)
 
 
 def _trained(pl_module: LightningModule) -> list[Tensor]:

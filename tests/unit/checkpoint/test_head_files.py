@@ -107,6 +107,26 @@ class TestSave:
             save_heads(tmp_path / "heads.safetensors", LinearHeads(6, 5, 3), METADATA)
 
 
+def test_a_file_of_version_0_1():
+    heads, metadata = load_heads(Path(__file__).parents[2] / "golden/heads_0_1.safetensors")
+    assert (heads.width, heads.embed_dim, heads.num_layers) == (8, 6, 2)
+    assert metadata == HeadsMetadata(
+        "clipad-tiny",
+        None,
+        "f00d",
+        layers=(2, 4),
+        taps="reference",
+        auxiliary="A",
+        categories=("nut", "bolt"),
+        prompts="industrial",
+        strategy="dbscan",
+        seed=42,
+        steps=3,
+        metrics={"train_loss": 0.5},
+        package_version="0.1.0",
+    )
+
+
 class TestOtherFiles:
     @pytest.mark.parametrize("legacy", [False, True])
     @pytest.mark.parametrize("wrapped", [False, True])

@@ -60,6 +60,11 @@ class TestEncoding:
     def test_what_later_versions_add_is_ignored(self, metadata):
         assert HeadsMetadata.decode({**metadata.encode(), "mood": "good"}) == metadata
 
+    def test_what_earlier_versions_did_not_write_has_its_default(self):
+        encoded = HeadsMetadata("x", None, "f00d", (1,), "block", auxiliary="VisA", seed=7).encode()
+        del encoded["seed"], encoded["metrics"]
+        assert HeadsMetadata.decode(encoded) == HeadsMetadata("x", None, "f00d", (1,), "block", auxiliary="VisA")
+
     @pytest.mark.parametrize("written", [None, "pt"])
     def test_foreign_metadata(self, metadata, written):
         encoded = {**metadata.encode(), "format": written}
@@ -74,7 +79,7 @@ class TestEncoding:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("seed", None),
+            ("layers", None),
             ("steps", "{"),
             ("layers", "3"),
             ("layers", '"36"'),

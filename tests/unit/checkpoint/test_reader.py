@@ -3,6 +3,7 @@
 """Files that are no checkpoints end in one clear error, and nothing in them runs."""
 
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from anomalib_clipad import SDP
 from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY
-from anomalib_clipad.checkpoint.reader import check_checkpoint
+from anomalib_clipad.checkpoint.reader import open_checkpoint
 
 
 class Hostile:
@@ -24,7 +25,7 @@ class Hostile:
         return Path.touch, (self.trace,)
 
 
-@pytest.mark.parametrize("check", [check_checkpoint, SDP.load])
+@pytest.mark.parametrize("check", [partial(open_checkpoint, model=SDP, options={}), SDP.load])
 def test_code_in_a_file_does_not_run(tmp_path, check):
     torch.save({CHECKPOINT_KEY: Hostile(tmp_path / "trace")}, tmp_path / "model.ckpt")
 
@@ -43,7 +44,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     (tmp_path / "model.ckpt").write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
 
     with pytest.raises(ValueError, match="it cannot be read"):
-        check_checkpoint(tmp_path / "model.ckpt")
+        open_checkpoint(tmp_path / "model.ckpt", SDP, {})
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.rand(2)], ids=["other", "list", "tensor"])
@@ -51,7 +52,7 @@ def test_other_content_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.ckpt")
 
     with pytest.raises(ValueError, match="it holds something else"):
-        check_checkpoint(tmp_path / "model.ckpt")
+        open_checkpoint(tmp_path / "model.ckpt", SDP, {})
 
 
 def test_other_formats_are_refused(tmp_path):
@@ -61,9 +62,9 @@ def test_other_formats_are_refused(tmp_path):
 
     for name in ("text.ckpt", "zip.ckpt"):
         with pytest.raises(ValueError, match=f"{name}: it cannot be read"):
-            check_checkpoint(tmp_path / name)
+            open_checkpoint(tmp_path / name, SDP, {})
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found none at .*model\.ckpt"):
-        check_checkpoint(tmp_path / "model.ckpt")
+        open_checkpoint(tmp_path / "model.ckpt", SDP, {})

@@ -248,6 +248,20 @@ def test_an_input_size_that_the_patches_do_not_fill_is_refused_at_once():
         sdp(image_size=(103, 121))
 
 
+@pytest.mark.parametrize("size", [[48], [48, 48, 48], "32", [4.5, 8], 0.5, {}])
+def test_an_input_size_of_another_kind_is_named(size):
+    with pytest.raises(
+        ValueError, match=r"Expected image_size to be one number of pixels, or a height and a width, but"
+    ):
+        sdp(image_size=size)
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_a_blank_class_name_is_refused_at_once(name):
+    with pytest.raises(ValueError, match="Expected class_name to be a string that is not blank, but got "):
+        sdp(class_name=name)
+
+
 def test_the_stand_in_says_that_it_is_one(caplog):
     sdp()
 

@@ -3,6 +3,7 @@
 """Training of SDP+ inside anomalib: what changes, what decides the result, what stops it."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,6 @@ def test_the_seed_alone_decides_the_heads(fit, tmp_path, monkeypatch):
     results = []
     for number, seed in enumerate((1, 1, 2)):
         torch.manual_seed(number)
-        monkeypatch.setenv("PL_GLOBAL_SEED", str(number))
         results.append(weights(fit(engine=make_engine(tmp_path / str(number)), seed=seed)))
 
     assert torch.equal(results[0], results[1])
@@ -309,3 +309,61 @@ class TestRefusals:
             fit(MVTec(root=root, categories=["bottle"], auxiliary=same, allow_same=True, num_workers=0))
 
         assert "the test on MVTec is NOT zero-shot" in caplog.text
+
+
+class StopsAfter(Callback):
+    """Ends a training of very many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
+class TestTrainerIsTheUsers:
+    """What the user sets wins, and what the model sets is given back."""
+
+    @pytest.mark.parametrize("given", [None, 1000])
+    def test_number_of_epochs(self, make_data, tmp_path, given):
+        engine = make_engine(tmp_path, StopsAfter(3), max_epochs=given)
+        engine.fit(make_model(epochs=2), datamodule=make_data())
+        assert engine.trainer.current_epoch == (2 if given is None else 3)
+        assert engine.trainer.max_epochs == given
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_everything_borrowed_is_given_back(self, make_data, tmp_path, monkeypatch, fails):
+        monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+        monkeypatch.delenv("PL_SEED_WORKERS", raising=False)
+        torch.manual_seed(0)
+        expected = torch.rand(2)
+        torch.manual_seed(0)
+        engine = make_engine(tmp_path, *([Fails()] if fails else []))
+        try:
+            engine.fit(make_model(), datamodule=make_data())
+        except OSError:
+            assert fails
+        trainer = engine.trainer
+        assert (trainer.max_epochs, trainer.check_val_every_n_epoch) == (None, 1)
+        assert (os.environ["PL_GLOBAL_SEED"], os.environ.get("PL_SEED_WORKERS")) == ("3", None)
+        assert torch.equal(torch.rand(2), expected)
+
+    def test_trainer_serves_a_second_model(self, make_data, tmp_path):
+        engine = make_engine(tmp_path, watcher := Watcher())
+        engine.fit(make_model(validate_every_epoch=False), datamodule=make_data())
+        second = make_model(epochs=3, validate_every_epoch=True)
+        engine.trainer.fit(second, datamodule=make_data())
+        assert engine.trainer.current_epoch == 3  # Lightning counts on
+        assert watcher.validations == 1 + 2
+
+    def test_seed(self, monkeypatch):
+        monkeypatch.delenv("PL_GLOBAL_SEED")
+        assert make_model().seed == 42
+        monkeypatch.setenv("PL_GLOBAL_SEED", "7")  # as seed_everything leaves it
+        assert (make_model().seed, make_model(seed=9).seed) == (7, 9)
+        torch.testing.assert_close(weights(make_model()), weights(make_model(seed=7)), rtol=0, atol=0)
+
+    def test_loss_of_another_process_stops_this_one_too(self, make_data, tmp_path, monkeypatch):
+        monkeypatch.setattr(SDPPlus, "all_gather", lambda self, loss: torch.stack([loss, loss * torch.nan]))
+        with pytest.raises(RuntimeError, match="Expected the loss to be finite, but one of another process is not"):
+            make_engine(tmp_path).fit(make_model(), datamodule=make_data())

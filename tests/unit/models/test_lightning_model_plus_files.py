@@ -215,7 +215,7 @@ def test_files_of_the_papers_backbone_take_less_than_15_mb(root: Path, tmp_path:
     def category(name: str) -> MVTec:
         return MVTec(root=root, categories=[name], auxiliary=None, num_workers=0, eval_batch_size=2)
 
-    model = sdp_plus(
+    model = SDPPlus(
         "ViT-B-16-plus-240",
         "random",
         image_size=32,  # nothing in the files depends on it

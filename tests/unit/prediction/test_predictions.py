@@ -313,7 +313,7 @@ class TestLoad:
         assert loaded.predict(photos)[0].calibrated
 
     def test_names_a_missing_file_and_the_way_to_a_backbone(self):
-        with pytest.raises(FileNotFoundError, match=r"none at .*ViT-B-16\. For a new model name its backbone"):
+        with pytest.raises(FileNotFoundError, match=r"none at .*ViT-B-16\. A new model is made by SDP\(backbone"):
             SDP.load("ViT-B-16")
 
     def test_refuses_sdp_plus_without_heads_when_it_predicts(self, pixels):

@@ -1,0 +1,105 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is made with and does not save: the frozen CLIP, the engine of its texts, the size of its input."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from anomalib.pre_processing import PreProcessor
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+
+from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
+from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
+from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
+from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.clip.vision_tower import patch_grid
+from anomalib_clipad.host.command_line import plain_errors
+
+logger = logging.getLogger(__name__)
+
+_PAPER_SIGMA = 8 / 240
+"""The paper blurs with 8 pixels at an input of 240."""
+
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Collaborators(NamedTuple):
+    """What a model uses that is no part of its state: not saved in checkpoints, and untouched by ``.to(device)``.
+
+    Attributes:
+        backbone: The frozen CLIP.
+        text_engine: Turns class names into text embeddings.
+        image_size: Height and width of the input in pixels.
+    """
+
+    backbone: Backbone
+    text_engine: TextEngine
+    image_size: tuple[int, int]
+
+    def pre_processor(self) -> PreProcessor:
+        """The default pre-processor."""
+        return make_pre_processor(self.image_size, self.backbone.mean, self.backbone.std)
+
+    def sigma(self, sigma: float | None) -> float:
+        """Standard deviation of the blur in pixels; ``None`` stands for the paper's, scaled to the input."""
+        return _PAPER_SIGMA * min(self.image_size) if sigma is None else sigma
+
+
+@plain_errors()
+def find_collaborators(
+    backbone: str,
+    pretrained: str | None,
+    class_name: str | None,
+    prompts: str | dict[str, Any] | None,
+    strategy: str,
+    strategy_params: dict[str, Any] | None,
+    image_size: int | Sequence[int] | None,
+    text_cache_dir: str | Literal[False] | None,
+) -> Collaborators:
+    """Make the collaborators of the user's arguments, see :class:`~anomalib_clipad.SDP`.
+
+    Raises:
+        FileNotFoundError: If a weights or prompts file does not exist.
+        RuntimeError: If weights cannot be downloaded.
+        TypeError: If the vision tower is not supported.
+        ValueError: If any other argument is invalid.
+    """
+    clip = load_backbone(backbone, pretrained)
+    if clip.name in EMBEDDED:
+        logger.warning(
+            "%s is a small stand-in for tests and first contact. For real products use the default backbone (%s).",
+            clip.name,
+            DEFAULT_BACKBONE,
+        )
+    size = resolve_size(image_size, clip)
+    ensemble = resolve_prompts(prompts)
+    if class_name is not None:
+        ensemble.class_words(class_name)  # refuses a blank name before anything runs
+    return Collaborators(clip, TextEngine(clip, ensemble, strategy, strategy_params, text_cache_dir), size)
+
+
+def make_pre_processor(
+    size: tuple[int, int], mean: Sequence[float] = _CLIP_MEAN, std: Sequence[float] = _CLIP_STD
+) -> PreProcessor:
+    """Bicubic resize to ``size`` (height, width), whatever the aspect ratio, and normalisation."""
+    resize = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return PreProcessor(transform=Compose([resize, Normalize(mean=list(mean), std=list(std))]))
+
+
+def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> tuple[int, int]:
+    """Height and width of the input from what the user gave; ``None`` stands for the backbone's own.
+
+    Raises:
+        ValueError: If it is neither one whole number nor two, or the patch size does not divide it.
+    """
+    if image_size is None:
+        return backbone.image_size
+    given = [image_size] * 2 if isinstance(image_size, int) else image_size
+    sides = list(given) if isinstance(given, Sequence) else []
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        msg = f"Expected image_size to be one number of pixels, or a height and a width, but got {image_size!r}."
+        raise ValueError(msg)
+    height, width = sides
+    patch_grid(backbone.model.visual, (height, width))
+    return height, width
