@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-processing per category: image score fusion, normalisation and thresholds that validation calibrates."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, cast
 
 import torch
@@ -83,6 +83,15 @@ class CategoryPostProcessor(PostProcessor):
             self.register_buffer(name, value[None])
         self.register_buffer("calibrated", torch.zeros(1, dtype=torch.bool))
         self._statistics: dict[int, CategoryStatistics] = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CategoryPostProcessor":
+        """Follow the model to a device, but not to a precision: in half precision a narrow range is empty."""
+
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_precision, recurse)
 
     def resize(self, n_classes: int) -> None:
         """Hold calibrations of ``n_classes`` classes; known ones are kept, new ones are uncalibrated."""

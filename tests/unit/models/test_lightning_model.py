@@ -19,6 +19,7 @@ import layouts
 from anomalib_clipad import SDP, MVTec
 from anomalib_clipad.clip.backbone import load_backbone
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
+from anomalib_clipad.post_processing.calibration import Calibration
 from tiny import ON_TINY, make_engine, sdp
 
 
@@ -221,6 +222,31 @@ def test_a_single_image_gets_a_sensible_score_before_any_calibration():
 
     assert 0 < result.pred_score.item() < 1
     assert result.anomaly_map.shape == (1, 120, 120)
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_calibration_is_single_precision_whatever_the_models(mvtec, tmp_path, precision):
+    model, exact = sdp(visualizer=False, evaluator=False), sdp(visualizer=False, evaluator=False)
+    make_engine(tmp_path / precision, precision=precision).test(model, datamodule=mvtec)
+    make_engine(tmp_path / "32").test(exact, datamodule=mvtec)
+
+    assert model.model.texts.embeddings.dtype != torch.float32
+    for name, calibration in exact.post_processor.named_buffers():
+        found = getattr(model.post_processor, name)
+        assert found.dtype == calibration.dtype
+        torch.testing.assert_close(found, calibration, atol=0.02, rtol=0, equal_nan=True)
+
+
+def test_a_narrow_range_survives_half_precision():
+    model = sdp(class_name="nut").eval()
+    model.predict(torch.zeros(3, 64, 64))
+    ranges = torch.tensor([[0.99990, 0.99995], [0.49990, 0.49995]])
+    model.post_processor.calibrate(0, Calibration(ranges, torch.tensor(0.5), ranges[1], torch.tensor(0.49992)))
+
+    score = model.half().predict(torch.rand(3, 64, 64)).pred_score
+
+    assert torch.equal(model.post_processor.score_ranges[0], ranges)
+    assert 0 <= score.item() <= 1
 
 
 def test_validation_without_masks_still_calibrates(tmp_path):
