@@ -67,7 +67,7 @@ def write_comparison(output: Path, records: Sequence[Record], *, jobs: Sequence[
 
     Args:
         output: Folder of the comparison; the dataset is drawn beside it.
-        records: Jobs that are over.
+        records: Jobs that have finished.
         jobs: Ids of the grid; those of the records by default.
     """
     for record in records:

@@ -144,7 +144,7 @@ def test_names_and_errors_are_text(visit) -> None:
     assert page.locator("caption + thead + tbody th[scope=row]").nth(2).inner_text() == HOSTILE
     assert "<i>no luck</i>" in page.locator(".error").inner_text()
     assert page.locator("body i, body b").count() == 0
-    assert page.locator("header").get_by_text("7 of 8 jobs are over").is_visible()
+    assert page.locator("header").get_by_text("7 of 8 jobs have finished").is_visible()
     assert page.locator("header").get_by_text("1 of 8 jobs failed").is_visible()
 
 

@@ -16,7 +16,7 @@ def curves_of(
     anomaly_map: torch.Tensor | None,
     gt_mask: torch.Tensor | None,
 ) -> Curves:
-    """ROC of images and pixels, and PRO; what is undefined, as without masks, lacks.
+    """ROC of images and pixels, and PRO; what is undefined, as without masks, is left out.
 
     Args:
         pred_score: (M,).

@@ -107,7 +107,7 @@ def make_config(
         retry_failed: Whether a job that failed earlier is run again.
 
     Raises:
-        ValueError: If an entry lacks its class path or has an option that there is not.
+        ValueError: If an entry has no class path, or an unknown option.
     """
     return CompareConfig(
         models={name: _entry(ModelEntry, f"models.{name}", given) for name, given in models.items()},

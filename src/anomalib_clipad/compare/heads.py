@@ -44,12 +44,10 @@ def heads_path(output: Path, key: HeadsKey) -> Path:
     return output / HEADS_FOLDER / f"{key.digest}.safetensors"
 
 
-def keep(trained: Path, output: Path, key: HeadsKey) -> Path:
+def keep(trained: Path, output: Path, key: HeadsKey) -> None:
     """Move a file of trained heads to where they are kept, in one step."""
-    path = heads_path(output, key)
-    with atomic_write(path) as draft:
+    with atomic_write(heads_path(output, key)) as draft:
         shutil.copyfile(trained, draft)
-    return path
 
 
 def _describe(datamodule: Any) -> dict[str, Any]:

@@ -201,7 +201,7 @@ class CompareJobs(JobGenerator):
 
     Args:
         specs: Jobs to run.
-        total: Number of jobs of the grid, of which the others are over.
+        total: Number of jobs of the grid, of which the others have finished.
         place: Where.
         terminal: Where the progress bar is drawn.
     """
@@ -220,8 +220,8 @@ class CompareJobs(JobGenerator):
     def generate_jobs(self, args: dict | None = None, prev_stage_result: Any = None) -> Generator[Job, None, None]:
         """Yield the jobs, in the order of the grid."""
         del args, prev_stage_result
-        over = self.total - len(self.specs)
-        with tqdm(total=self.total, initial=over, unit="job", dynamic_ncols=True, file=self.terminal) as progress:
+        finished = self.total - len(self.specs)
+        with tqdm(total=self.total, initial=finished, unit="job", dynamic_ncols=True, file=self.terminal) as progress:
             for spec in self.specs:
                 progress.set_description(f"{spec.model} on {spec.dataset} {spec.category}")
                 yield CompareJob(spec, self.place)

@@ -5,14 +5,13 @@
 import logging
 import sys
 import tempfile
-from collections.abc import Generator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import yaml
-from anomalib.pipelines.components.base import Job, JobGenerator, Runner
+from anomalib.pipelines.components.base import JobGenerator, Runner
 from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
 from lightning.pytorch import seed_everything
 from packaging.version import Version
@@ -31,7 +30,7 @@ WINCLIP_NEEDS = Version("2.26.1")
 
 
 def compare(config: CompareConfig) -> list[Record]:
-    """Run what a grid lacks, and write the report of all that is there.
+    """Run what is missing of a grid, and write the report of all that is there.
 
     Jobs that fail are recorded and the grid goes on. Started again, also after a kill, it runs the jobs without a
     record, and those that failed unless ``retry_failed`` says otherwise.
@@ -53,7 +52,7 @@ def compare(config: CompareConfig) -> list[Record]:
     output.mkdir(parents=True, exist_ok=True)
     (output / CONFIG_FILE).write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
     write_grid(output, [spec.id for spec in specs])
-    pending = [spec for spec in specs if not _is_over(output, spec, retry_failed=config.retry_failed)]
+    pending = [spec for spec in specs if not _is_finished(output, spec, retry_failed=config.retry_failed)]
     place, terminal = Place(output, config.accelerator), sys.stderr
     with quiet(output / LOG_FILE):  # the host's runners have a bar of their own, which names no job
         _train_heads(pending, place, terminal)
@@ -80,85 +79,37 @@ def check_winclip(name: str, class_path: str) -> None:
         raise ImportError(msg)
 
 
-class HeadsJob(Job):
-    """Trains the heads of SDP+ on an auxiliary dataset.
-
-    Args:
-        spec: A job that needs them.
-        key: What they are.
-        place: Where.
-    """
-
-    name = "heads"
-
-    def __init__(self, spec: JobSpec, key: HeadsKey, place: Place) -> None:
-        self.spec = spec
-        self.key = key
-        self.place = place
-
-    def run(self, task_id: int | None = None) -> Path:
-        """Train; a failure is the runner's to log, and of the jobs that need the heads to record."""
-        folder = self.place.output / HEADS_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / f"{self.key.digest}.{LOG_FILE}"
-        with quiet(log), tempfile.TemporaryDirectory(dir=folder, prefix="training-") as scratch:
-            seed_everything(self.spec.seed, workers=True, verbose=False)
-            model = self.spec.make_model()
-            model.visualizer = None
-            # The heads alone are wanted: each job calibrates on its own category.
-            arguments = {**self.spec.model_entry.trainer, "limit_val_batches": 0}
-            engine = make_engine(Path(scratch), self.place, task_id, **arguments)
-            engine.fit(model, datamodule=make_datamodule(self.spec.dataset_entry, None))
-            return keep(Path(engine.trainer.default_root_dir) / "heads.safetensors", self.place.output, self.key)
-
-    @staticmethod
-    def collect(results: list[Path]) -> list[Path]:
-        """Return the files."""
-        return results
-
-    @staticmethod
-    def save(results: list[Path]) -> None:
-        """Nothing: each job has written its file."""
-
-
-class HeadsJobs(JobGenerator):
-    """Makes one job for each kind of heads that is not there yet."""
-
-    def __init__(self, wanted: dict[HeadsKey, JobSpec], place: Place, terminal: TextIO) -> None:
-        self.wanted = wanted
-        self.place = place
-        self.terminal = terminal
-
-    @property
-    def job_class(self) -> type[HeadsJob]:
-        """The class of the jobs."""
-        return HeadsJob
-
-    def generate_jobs(self, args: dict | None = None, prev_stage_result: Any = None) -> Generator[Job, None, None]:
-        """Yield the jobs."""
-        del args, prev_stage_result
-        with tqdm(total=len(self.wanted), unit="job", dynamic_ncols=True, file=self.terminal) as progress:
-            for key, spec in self.wanted.items():
-                progress.set_description(f"{spec.model}: heads on {key.auxiliary}")
-                yield HeadsJob(spec, key, self.place)
-                progress.update()
-
-
 def _train_heads(specs: list[JobSpec], place: Place, terminal: TextIO) -> None:
+    """Train what heads are missing, each kind once; the jobs that need some that failed say so in their records."""
     keys = {key: spec for spec in reversed(specs) if (key := heads_key(spec)) is not None}
     wanted = {key: spec for key, spec in keys.items() if not heads_path(place.output, key).exists()}
-    if wanted:
-        try:
-            SerialRunner(HeadsJobs(wanted, place, terminal)).run({})
-        except Exception:
-            # The jobs that need them say so in their records; the others can run.
-            logger.exception("Heads could not be trained.")
+    with tqdm(wanted.items(), unit="job", dynamic_ncols=True, file=terminal, disable=not wanted) as progress:
+        for key, spec in progress:
+            progress.set_description(f"{spec.model}: heads on {key.auxiliary}")
+            try:
+                _train(spec, key, place)
+            except Exception:
+                logger.exception("Heads could not be trained on %s.", key.auxiliary)
+
+
+def _train(spec: JobSpec, key: HeadsKey, place: Place) -> None:
+    folder = place.output / HEADS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{key.digest}.{LOG_FILE}"
+    with quiet(log), tempfile.TemporaryDirectory(dir=folder, prefix="training-") as scratch:
+        seed_everything(spec.seed, workers=True, verbose=False)
+        model = spec.make_model()
+        model.visualizer = None
+        # The heads alone are wanted: each job calibrates on its own category.
+        engine = make_engine(Path(scratch), place, None, **{**spec.model_entry.trainer, "limit_val_batches": 0})
+        engine.fit(model, datamodule=make_datamodule(spec.dataset_entry, None))
+        keep(Path(engine.trainer.default_root_dir) / "heads.safetensors", place.output, key)
 
 
 def _runner(generator: JobGenerator, devices: int) -> Runner:
     return SerialRunner(generator) if devices == 1 else ParallelRunner(generator, n_jobs=devices)
 
 
-def _is_over(output: Path, spec: JobSpec, *, retry_failed: bool) -> bool:
+def _is_finished(output: Path, spec: JobSpec, *, retry_failed: bool) -> bool:
     record = read_record(output, spec.id)
     return record is not None and (record.status == "done" or not retry_failed)

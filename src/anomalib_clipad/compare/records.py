@@ -7,23 +7,28 @@
     <output>/compare.yaml               the resolved config
     <output>/grid.json                  ids of the jobs of that config, in its order
     <output>/heads/...                  heads that were trained for the grid
-    <output>/jobs/<job id>/record.json  written last: where it is, the job is over
+    <output>/jobs/<job id>/record.json  written last: where it is, the job has finished
     <output>/jobs/<job id>/images.npz   score and map of each test image
     <output>/jobs/<job id>/curves.json  ROC and PRO curves
     <output>/results.csv  results.md  index.html
 """
 
 import json
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_clipad.base.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CONFIG_FILE = "compare.yaml"
 GRID_FILE = "grid.json"
@@ -39,7 +44,7 @@ MAX_MAP_SIDE = 128
 MAX_CURVE_POINTS = 200
 
 Curves = dict[str, dict[str, list[float]]]
-"""``image_roc`` and ``pixel_roc`` with ``fpr`` and ``tpr``, ``pro`` with ``fpr`` and ``pro``; undefined ones lack."""
+"""``image_roc`` and ``pixel_roc`` with ``fpr`` and ``tpr``, ``pro`` with ``fpr`` and ``pro``; if defined."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def read_record(output: Path, job: str) -> Record | None:
 def read_records(output: Path) -> list[Record]:
     """Read the records of the latest grid that was started in a folder, in the order of its config.
 
-    Jobs that are not over lack. Records of jobs that the config does not name any more stay on disk, unread.
+    Jobs that have not finished are left out. Records of jobs that the config no longer names stay on disk, unread.
 
     Raises:
         FileNotFoundError: If no comparison was started in the folder.
@@ -221,14 +226,7 @@ def write_images(output: Path, job: str, images: Images) -> Path:
     """Write the scores and maps of a job."""
     path = job_folder(output, job) / IMAGES_FILE
     with atomic_write(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(
-            file,
-            image_path=images.image_path,
-            mask_path=images.mask_path,
-            gt_label=images.gt_label,
-            pred_score=images.pred_score,
-            maps=images.maps,
-        )
+        np.savez_compressed(file, **vars(images))
     return path
 
 
@@ -254,6 +252,15 @@ def read_curves(output: Path, job: str) -> Curves:
         FileNotFoundError: If the job left none.
     """
     return json.loads(_existing(job_folder(output, job) / CURVES_FILE).read_text(encoding="utf-8"))
+
+
+def if_there(read: Callable[[Path, str], T], output: Path, job: str) -> T | None:
+    """Read a file of a job that is done, or warn that it is gone and return ``None``."""
+    try:
+        return read(output, job)
+    except FileNotFoundError as error:
+        logger.warning("Left out of the report: %s", error)
+        return None
 
 
 def _existing(path: Path) -> Path:

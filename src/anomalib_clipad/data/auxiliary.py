@@ -86,7 +86,7 @@ class AuxiliaryDataModule(AnomalibDataModule):
         """Get the target, and the auxiliary dataset where it is going to be trained on.
 
         Raises:
-            FileNotFoundError: If a dataset is neither there nor to be had.
+            FileNotFoundError: If a dataset is neither there nor available.
             ValueError: If auxiliary and target share categories and ``allow_same`` is not set.
         """
         if self._trains_on_auxiliary():

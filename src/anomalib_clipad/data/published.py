@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Published datasets of several categories: where their folders lie, how they are had, read and named.
+"""Published datasets of several categories: where their folders lie, how they are obtained, read and named.
 
 anomalib reads one category at a time. :class:`PublishedDataset` describes a whole dataset and joins any of its
 categories into one anomalib dataset; the datamodules of this package are thin layers above it.
@@ -85,7 +85,7 @@ class PublishedDataset:
         A root that holds some categories is taken as the user's own selection: nothing is downloaded into it.
 
         Raises:
-            FileNotFoundError: If the dataset is neither there nor to be had, or a category is missing.
+            FileNotFoundError: If the dataset is neither there nor available, or a category is missing.
         """
         if not self._found(root / self.subfolder):
             if not self._found(root):

@@ -10,7 +10,7 @@ import torch
 from anomalib_clipad.base.processes import gather
 
 Columns = dict[str, torch.Tensor | None]
-"""Field name to its values (B, ...) of B images, or ``None`` where the images lack the field."""
+"""Field name to its values (B, ...) of B images, or ``None`` where the images have no such field."""
 
 
 class CategoryBuffer:
@@ -29,7 +29,7 @@ class CategoryBuffer:
         self._parts.append({field: None if values is None else _plain(values) for field, values in columns.items()})
 
     def joined(self) -> Columns:
-        """Return the columns of all images; a field that any image lacks is ``None``."""
+        """Return the columns of all images; a field that is missing from any image is ``None``."""
         joined: Columns = {}
         for field in self._parts[0] if self._parts else ():
             values = [part[field] for part in self._parts]

@@ -216,7 +216,7 @@ class CategoryEvaluator(Evaluator):
                 undefined.setdefault(reason, []).append(metric.name)
                 values[metric.name] = float("nan")
             elif binned is not None:
-                values[metric.name] = _from_counts(metric, binned)
+                values[metric.name] = _from_curve(metric, binned.curve(), binned)
             elif _reads_a_rank_curve(metric):
                 if fields not in curves:
                     curves[fields] = rank_metrics.RankCurve.from_scores(data[fields[0]], data[fields[1]])
@@ -271,16 +271,11 @@ def _reads_a_rank_curve(metric: AnomalibMetric) -> bool:
     return type(metric) in {F1Max, AUPRO}
 
 
-def _from_counts(metric: AnomalibMetric, pixels: BinnedPixels) -> float:
-    if isinstance(metric, AUPRO):
-        return pixels.aupro(float(metric.fpr_limit))
-    return _CURVE_FUNCTIONS[type(metric)](pixels.curve())
-
-
-def _from_curve(metric: AnomalibMetric, curve: rank_metrics.RankCurve, ground_truth: torch.Tensor) -> float:
-    if isinstance(metric, AUPRO):
-        return rank_metrics.aupro(curve, ground_truth, fpr_limit=float(metric.fpr_limit))
-    return _CURVE_FUNCTIONS[type(metric)](curve)
+def _from_curve(metric: AnomalibMetric, curve: rank_metrics.RankCurve, regions: torch.Tensor | BinnedPixels) -> float:
+    if not isinstance(metric, AUPRO):
+        return _CURVE_FUNCTIONS[type(metric)](curve)
+    limit = float(metric.fpr_limit)
+    return regions.aupro(limit) if isinstance(regions, BinnedPixels) else rank_metrics.aupro(curve, regions, limit)
 
 
 def _by_the_host(metric: AnomalibMetric, data: dict[str, torch.Tensor]) -> float:

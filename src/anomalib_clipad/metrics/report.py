@@ -48,7 +48,7 @@ class MetricsReport:
 
     def mean(self) -> dict[str, float]:
         """Return the unweighted mean of each metric over the categories in which it is defined; NaN if in none."""
-        return {metric: _mean([row[metric] for row in self.categories.values()]) for metric in self.metrics}
+        return {metric: mean_of_known([row[metric] for row in self.categories.values()]) for metric in self.metrics}
 
     def to_log(self) -> dict[str, float]:
         """Return the defined means under their plain names and the pooled values as ``pooled_<name>``."""
@@ -90,6 +90,7 @@ class MetricsReport:
         return path
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of_known(values: Sequence[float]) -> float:
+    """Mean of the values that are numbers; NaN if there are none."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan

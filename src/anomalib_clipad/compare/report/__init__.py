@@ -18,8 +18,8 @@ PAGE_FILE = "index.html"
 def write_report(output: Path) -> None:
     """Write ``results.csv``, ``results.md`` and ``index.html`` from the records of a comparison.
 
-    The files are written once all three are made, and each appears complete or not at all. They follow from the
-    records alone: the same records give the same files. Jobs that are not over yet lack in them, which they say.
+    The files are written once all three are made, and each appears complete or not at all. They follow from the records
+    alone: the same records give the same files. They say where jobs have not finished.
 
     Args:
         output: Folder of the comparison.
@@ -27,12 +27,12 @@ def write_report(output: Path) -> None:
     Raises:
         FileNotFoundError: If no comparison was started in the folder.
         ValueError: If a record is damaged, or two models share a name.
-        RuntimeError: If no job is over yet.
+        RuntimeError: If no job has finished yet.
     """
     results = by_dataset(read_records(output))
     n_jobs = len(read_grid(output))
     if not results:
-        msg = f"Expected at least one job of the comparison in {output} to be over, but got none. Run it first."
+        msg = f"Expected at least one job of the comparison in {output} to have finished, but got none. Run it first."
         raise RuntimeError(msg)
     texts = {
         CSV_FILE: csv_text(results),

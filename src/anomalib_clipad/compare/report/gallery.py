@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of pictures: an image, its ground truth and the map of each model, the images that models miss most first."""
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,11 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_clipad.compare.records import Images, read_images
+from anomalib_clipad.compare.records import Images, if_there, read_images
 from anomalib_clipad.compare.report import pictures
 from anomalib_clipad.compare.report.misses import image_errors, pixel_error
 from anomalib_clipad.compare.report.tables import DatasetResults
-
-logger = logging.getLogger(__name__)
+from anomalib_clipad.metrics.report import mean_of_known
 
 MAX_PICTURES = 360
 """Pictures of a page; about 10 kB each."""
@@ -74,7 +72,7 @@ class _Seen:
 
     @property
     def miss(self) -> float:
-        return _mean([self.image_error, self.pixel_error])
+        return mean_of_known([self.image_error, self.pixel_error])
 
 
 @dataclass
@@ -89,7 +87,7 @@ class _Candidate:
 
     @property
     def miss(self) -> float:
-        return _mean([each.miss for each in self.seen.values()])
+        return mean_of_known([each.miss for each in self.seen.values()])
 
 
 def worst_misses(output: Path, results: DatasetResults, max_pictures: int, max_rows: int) -> list[GalleryRow]:
@@ -117,7 +115,7 @@ def _worst(output: Path, results: DatasetResults, category: str, count: int) -> 
     masks: dict[tuple[str, tuple[int, int]], NDArray[np.bool_] | None] = {}
     for model in results.models:
         record = results.first_done(model, category)
-        images = None if record is None else _read(output, record.job)
+        images = None if record is None else if_there(read_images, output, record.job)
         if images is None or not len(images.maps):
             continue
         for path, mask_path, anomalous, seen in _results(images, masks):
@@ -125,14 +123,6 @@ def _worst(output: Path, results: DatasetResults, category: str, count: int) -> 
             candidate.seen[model] = seen
     rated = [candidate for candidate in found.values() if math.isfinite(candidate.miss)]
     return sorted(rated, key=_by_miss)[:count]
-
-
-def _read(output: Path, job: str) -> Images | None:
-    try:
-        return read_images(output, job)
-    except FileNotFoundError as error:
-        logger.warning("No maps of this job in the gallery: %s", error)
-        return None
 
 
 def _results(
@@ -184,8 +174,3 @@ def _row(candidate: _Candidate, models: Sequence[str]) -> GalleryRow:
 def _by_miss(candidate: _Candidate) -> tuple[float, str]:
     """Order by miss, largest first, and by path where it is the same."""
     return -candidate.miss, candidate.path
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan

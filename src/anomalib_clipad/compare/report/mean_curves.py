@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Curves of jobs on one grid, and their means."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_clipad.compare.records import Curves, read_curves
+from anomalib_clipad.compare.records import Curves, if_there, read_curves
 from anomalib_clipad.compare.report.tables import DatasetResults
-
-logger = logging.getLogger(__name__)
 
 N_POINTS = 101
 
@@ -46,16 +43,8 @@ class MeanCurve(NamedTuple):
 
 def read_all(output: Path, results: DatasetResults) -> dict[str, Curves]:
     """Return the curves of the finished jobs by id; without those whose file is gone."""
-    found = {record.job: _read(output, record.job) for record in results.done()}
+    found = {record.job: if_there(read_curves, output, record.job) for record in results.done()}
     return {job: curves for job, curves in found.items() if curves is not None}
-
-
-def _read(output: Path, job: str) -> Curves | None:
-    try:
-        return read_curves(output, job)
-    except FileNotFoundError as error:
-        logger.warning("No curves of this job: %s", error)
-        return None
 
 
 def mean_curve(

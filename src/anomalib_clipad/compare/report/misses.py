@@ -3,7 +3,7 @@
 """Which images of a comparison the models get most wrong: the share of pairs that they put in the wrong order.
 
 An AUROC is the probability that an anomalous sample scores above a normal one. The error of one image is its own share
-of what is lacking to 1: over images, how many of the other kind it is on the wrong side of; over pixels, how many
+of what is missing to 1: over images, how many of the other kind it is on the wrong side of; over pixels, how many
 pairs of a pixel in the defect and one beside it are. Both are 0 at best, ½ by guessing and 1 at worst, and depend on
 the order of scores alone, so that models with different scales may be averaged.
 """

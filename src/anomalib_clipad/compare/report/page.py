@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from anomalib_clipad.compare.records import Curves
 from anomalib_clipad.compare.report import charts, wording
-from anomalib_clipad.compare.report.gallery import MAX_PICTURES, MAX_ROWS, GalleryRow, worst_misses
+from anomalib_clipad.compare.report.gallery import MAX_PICTURES, MAX_ROWS, worst_misses
 from anomalib_clipad.compare.report.mean_curves import CURVE_KINDS, CurveKind, mean_curve, read_all
 from anomalib_clipad.compare.report.pictures import colour_bar_uri
-from anomalib_clipad.compare.report.tables import DatasetResults, Row
+from anomalib_clipad.compare.report.tables import DatasetResults
 
 _QUALITIES = ("pixel_AUPRO", "image_AUROC")
 """Metrics that speed is held against, where the jobs have them."""
@@ -30,45 +31,13 @@ class Chart:
     svg: str
 
 
-@dataclass(frozen=True)
-class MeanTable:
-    """Means of each model over some categories."""
-
-    title: str
-    rows: list[Row]
-    note: str | None
-
-
-@dataclass(frozen=True)
-class Section:
-    """Everything that the page shows of one dataset."""
-
-    key: str
-    results: DatasetResults
-    fine_print: str
-    circumstances: list[tuple[str, str]]
-    means: list[MeanTable]
-    by_category: list[tuple[str, list[Row]]]
-    bars: list[Chart]
-    curves: list[Chart]
-    curves_by_category: list[tuple[str, list[Chart]]]
-    speed: list[Chart]
-    gallery: list[GalleryRow]
-
-    @property
-    def gallery_categories(self) -> list[str]:
-        """Categories with a picture."""
-        shown = {row.category for row in self.gallery}
-        return [category for category in self.results.categories if category in shown]
-
-
 def page_text(output: Path, results: Sequence[DatasetResults], n_jobs: int) -> str:
     """Return the page.
 
     Args:
         output: Folder of the comparison, for maps and curves.
         results: Results by dataset.
-        n_jobs: Number of jobs of the grid, those that are not over included.
+        n_jobs: Number of jobs of the grid, those that have not finished included.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -88,48 +57,47 @@ def page_text(output: Path, results: Sequence[DatasetResults], n_jobs: int) -> s
         "metric_name": wording.metric_name,
         "arguments": wording.model_arguments,
         "notes": wording.notes,
-        "cost_columns": wording.COST_COLUMNS,
         "colour_bar": colour_bar_uri(),
     }
     sections = [_section(output, each, f"d{index}", len(results)) for index, each in enumerate(results)]
     return environment.get_template("page.html.jinja").render(
         sections=sections,
         n_jobs=n_jobs,
-        n_over=sum(len(each.records) for each in results),
+        n_finished=sum(len(each.records) for each in results),
         n_failed=sum(each.n_failed() for each in results),
     )
 
 
-def _section(output: Path, results: DatasetResults, key: str, n_datasets: int) -> Section:
+def _section(output: Path, results: DatasetResults, key: str, n_datasets: int) -> dict[str, Any]:
+    """Return everything that the page shows of one dataset, under the template's names."""
     curves = read_all(output, results)
-    charted = _curve_charts(results, curves, f"{key}-mean", results.categories)
-    single = len(results.categories) == 1
-    return Section(
-        key=key,
-        results=results,
-        fine_print=wording.fine_print(results),
-        circumstances=wording.circumstances(results),
-        means=[_mean_table(results, categories) for categories in wording.mean_tables(results)],
-        by_category=[] if single else [(category, results.rows([category])) for category in results.categories],
-        bars=[] if single else _bar_charts(results, key),
-        curves=charted,
-        curves_by_category=[]
-        if single
-        else [
-            (category, _curve_charts(results, curves, f"{key}-{index}", [category]))
-            for index, category in enumerate(results.categories)
+    gallery = worst_misses(output, results, MAX_PICTURES // n_datasets, max(MAX_ROWS // n_datasets, 1))
+    shown = {row.category for row in gallery}
+    several = results.categories if len(results.categories) > 1 else []
+    return {
+        "key": key,
+        "results": results,
+        "fine_print": wording.fine_print(results),
+        "circumstances": wording.circumstances(results),
+        "means": [
+            {
+                "title": wording.mean_title(results, categories),
+                "rows": results.rows(categories),
+                "note": wording.incomplete_note(results, categories),
+            }
+            for categories in wording.mean_tables(results)
         ],
-        speed=_speed_charts(results, key),
-        gallery=worst_misses(output, results, MAX_PICTURES // n_datasets, max(MAX_ROWS // n_datasets, 1)),
-    )
-
-
-def _mean_table(results: DatasetResults, categories: Sequence[str]) -> MeanTable:
-    return MeanTable(
-        title=wording.mean_title(results, categories),
-        rows=results.rows(categories),
-        note=wording.incomplete_note(results, categories),
-    )
+        "by_category": [(category, results.rows([category])) for category in several],
+        "bars": _bar_charts(results, key) if several else [],
+        "curves": _curve_charts(results, curves, f"{key}-mean", results.categories),
+        "curves_by_category": [
+            (category, _curve_charts(results, curves, f"{key}-{index}", [category]))
+            for index, category in enumerate(several)
+        ],
+        "speed": _speed_charts(results, key),
+        "gallery": gallery,
+        "gallery_categories": [category for category in results.categories if category in shown],
+    }
 
 
 def _bar_charts(results: DatasetResults, key: str) -> list[Chart]:

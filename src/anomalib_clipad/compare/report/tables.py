@@ -8,16 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from anomalib_clipad.compare.records import Measures, Record
+from anomalib_clipad.metrics.evaluator import default_metrics
 
-_METRIC_ORDER = (
-    "image_AUROC",
-    "image_F1Max",
-    "image_AUPR",
-    "pixel_AUROC",
-    "pixel_F1Max",
-    "pixel_AUPR",
-    "pixel_AUPRO",
-)
+_METRIC_ORDER = [metric.name for metric in default_metrics()]
 """As in the paper's tables, image before pixel; others follow in alphabetical order."""
 
 
@@ -129,7 +122,7 @@ class DatasetResults:
         return sum(record.status == "failed" for record in self.records)
 
     def failures(self) -> list[Failure]:
-        """Return the errors of each model, each once: a model that cannot run at all fails alike in every category."""
+        """Return the errors of each model, each once: one that cannot run at all has the same error everywhere."""
         found: dict[tuple[str, str], Failure] = {}
         for record in self.records:
             if record.status == "failed":
@@ -144,9 +137,9 @@ class DatasetResults:
         for model in self.models:
             runs = []
             for category in self.categories if categories is None else categories:
-                lacking = [seed for seed in self.seeds if self.get(model, category, seed) is None]
+                missing = [seed for seed in self.seeds if self.get(model, category, seed) is None]
                 for why, failed in (("failed", True), ("not run", False)):
-                    seeds = [seed for seed in lacking if ((model, category, seed) in self._by_key) is failed]
+                    seeds = [seed for seed in missing if ((model, category, seed) in self._by_key) is failed]
                     if seeds:
                         which = "" if seeds == self.seeds else f", seed {', '.join(map(str, seeds))}"
                         runs.append(f"{category} ({why}{which})")

@@ -6,13 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from typing import Any
 
-from anomalib_clipad.compare.records import Measures, Record
+from anomalib_clipad.compare.records import Record
 from anomalib_clipad.compare.report.tables import Cell, DatasetResults
 from anomalib_clipad.compare.report.wording import (
-    COST_COLUMNS,
     cell_text,
     circumstances,
     cost_texts,
@@ -26,21 +24,6 @@ from anomalib_clipad.compare.report.wording import (
 )
 
 _JOB = ("job", "status", "model", "dataset", "category", "seed")
-_PROVENANCE = (
-    "input_height",
-    "input_width",
-    "backbone",
-    "weights",
-    "metrics",
-    "calibrated_on_test",
-    "zero_shot",
-    "device",
-    "note",
-    "class_path",
-    "init_args",
-    "versions",
-    "error",
-)
 
 
 def csv_text(results: Sequence[DatasetResults]) -> str:
@@ -50,19 +33,20 @@ def csv_text(results: Sequence[DatasetResults]) -> str:
     in a category reads ``nan``; what a job did not get to is empty.
     """
     metrics = list(dict.fromkeys(metric for each in results for metric in each.metrics))
-    measures = [field.name for field in fields(Measures)]
+    rows = [
+        {
+            **{name: getattr(record, name) for name in _JOB},
+            **{metric: _number(record.metrics.get(metric)) for metric in metrics},
+            **{name: _number(value) for name, value in vars(record.measures).items()},
+            **_provenance(record),
+        }
+        for each in results
+        for record in each.records
+    ]
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*_JOB, *metrics, *measures, *_PROVENANCE])
-    for record in (record for each in results for record in each.records):
-        writer.writerow(
-            [
-                *(getattr(record, name) for name in _JOB),
-                *(_number(record.metrics.get(metric)) for metric in metrics),
-                *(_number(getattr(record.measures, name)) for name in measures),
-                *_provenance(record),
-            ]
-        )
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue()
 
 
@@ -71,12 +55,12 @@ def markdown_text(results: Sequence[DatasetResults], n_jobs: int) -> str:
 
     Args:
         results: Results by dataset.
-        n_jobs: Number of jobs of the grid, those that are not over included.
+        n_jobs: Number of jobs of the grid, those that have not finished included.
     """
-    n_over = sum(len(each.records) for each in results)
+    n_finished = sum(len(each.records) for each in results)
     lines = ["# Comparison", ""]
-    if n_over < n_jobs:
-        lines += [f"**{n_over} of {n_jobs} jobs are over; the tables are of these.**", ""]
+    if n_finished < n_jobs:
+        lines += [f"**{n_finished} of {n_jobs} jobs have finished; the tables are of these.**", ""]
     for each in results:
         lines += _dataset(each)
     return "\n".join(lines).rstrip() + "\n"
@@ -90,7 +74,10 @@ def _dataset(results: DatasetResults) -> list[str]:
         if len(results.categories) > 1:
             lines += ["### By category", "", *_by_category(results)]
     if results.done():
-        lines += ["### Speed and size", "", *_table(["model", *COST_COLUMNS], _costs(results)), ""]
+        texts = {cost.model: cost_texts(cost) for cost in results.costs()}
+        header = ["model", *next(iter(texts.values()))]
+        rows = [[model, *row.values()] for model, row in texts.items()]
+        lines += ["### Speed and size", "", *_table(header, rows), ""]
         lines += [_small_print(results), ""]
     lines += ["### What was compared", ""]
     lines += [f"* {name}: {_plain(value)}" for name, value in circumstances(results)]
@@ -117,10 +104,6 @@ def _by_category(results: DatasetResults) -> list[str]:
         for row in results.rows([category])
     ]
     return [*_table(header, rows), "", _small_print(results), ""]
-
-
-def _costs(results: DatasetResults) -> list[list[str]]:
-    return [[cost.model, *cost_texts(cost)] for cost in results.costs()]
 
 
 def _failures(results: DatasetResults) -> list[list[str]]:
@@ -158,21 +141,17 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6f}"
 
 
-def _provenance(record: Record) -> list[Any]:
-    provenance = record.provenance
-    height, width = provenance.input_size or ("", "")
-    return [
-        height,
-        width,
-        provenance.backbone,
-        provenance.weights,
-        provenance.metrics,
-        provenance.calibrated_on_test,
-        provenance.zero_shot,
-        provenance.device,
-        provenance.note,
-        record.class_path,
-        json.dumps(record.init_args, sort_keys=True, ensure_ascii=False),
-        json.dumps(provenance.versions, sort_keys=True),
-        " ".join((record.error or "").split()),
-    ]
+def _provenance(record: Record) -> dict[str, Any]:
+    given = dict(vars(record.provenance))
+    height, width = given.pop("input_size") or ("", "")
+    versions, note = given.pop("versions"), given.pop("note")
+    return {
+        "input_height": height,
+        "input_width": width,
+        **given,
+        "note": note,
+        "class_path": record.class_path,
+        "init_args": json.dumps(record.init_args, sort_keys=True, ensure_ascii=False),
+        "versions": json.dumps(versions, sort_keys=True),
+        "error": " ".join((record.error or "").split()),
+    }

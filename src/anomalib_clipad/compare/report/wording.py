@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""How figures, names and circumstances are put, on the page and in Markdown alike."""
+"""How figures, names and circumstances are put into words, on the page and in Markdown."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def figure(value: float) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """Return a figure, its deviation over seeds, and of how many runs it is the mean if some lack.
+    """Return a figure, its deviation over seeds, and of how many runs it is the mean if some are missing.
 
     Example:
         >>> cell_text(Cell(0.731, 0.004, 7, 8, frozenset()))
@@ -65,31 +65,19 @@ def count_text(cell: Cell) -> str:
     return "" if cell.complete or not cell.n_runs else f"({cell.n_runs}/{cell.n_expected})"
 
 
-COST_COLUMNS = (
-    "runs",
-    "seconds a run",
-    "of these fit",
-    "images/s, model alone",
-    "images/s, end to end",
-    "peak memory (MiB)",
-    "parameters (M)",
-    "checkpoint (MB)",
-)
-
-
-def cost_texts(cost: Cost) -> list[str]:
-    """Return one text for each of :data:`COST_COLUMNS`."""
+def cost_texts(cost: Cost) -> dict[str, str]:
+    """Return what a model took, one text for each column of the table."""
     measures = cost.measures
-    return [
-        f"{cost.n_runs}/{cost.n_expected}",
-        _decimal(measures.wall_s),
-        _decimal(measures.fit_s),
-        _decimal(measures.model_images_per_s),
-        _decimal(measures.end_to_end_images_per_s),
-        _decimal(measures.peak_memory_mb, digits=0),
-        _decimal(measures.parameters, unit=1e6),
-        _decimal(measures.checkpoint_bytes, unit=1e6),
-    ]
+    return {
+        "runs": f"{cost.n_runs}/{cost.n_expected}",
+        "seconds a run": _decimal(measures.wall_s),
+        "of these fit": _decimal(measures.fit_s),
+        "images/s, model alone": _decimal(measures.model_images_per_s),
+        "images/s, end to end": _decimal(measures.end_to_end_images_per_s),
+        "peak memory (MiB)": _decimal(measures.peak_memory_mb, digits=0),
+        "parameters (M)": _decimal(measures.parameters, unit=1e6),
+        "checkpoint (MB)": _decimal(measures.checkpoint_bytes, unit=1e6),
+    }
 
 
 def circumstances(results: DatasetResults) -> list[tuple[str, str]]:
@@ -130,7 +118,7 @@ def notes(results: DatasetResults) -> list[tuple[str, str]]:
 
 
 def mean_tables(results: DatasetResults) -> list[list[str]]:
-    """Return the sets of categories to average over: all, and where runs lack, those that every model finished."""
+    """Return the sets of categories to average over: all; where runs are missing, also those that all finished."""
     common = results.common_categories()
     return [results.categories, common] if results.missing() and common else [results.categories]
 
@@ -145,11 +133,11 @@ def mean_title(results: DatasetResults, categories: Sequence[str]) -> str:
 
 
 def incomplete_note(results: DatasetResults, categories: Sequence[str]) -> str | None:
-    """Explain the counts in brackets of means over categories and say what lacks; ``None`` if nothing does."""
+    """Explain the counts in brackets of means over categories and say what is missing; ``None`` if nothing is."""
     cells = [cell for row in results.rows(categories) for cell in row.cells.values()]
     partial = any(cell.n_runs and not cell.complete for cell in cells)
-    lacking = "; ".join(f"{model}: {', '.join(runs)}" for model, runs in results.missing(categories))
-    if not partial and not lacking:
+    missing = "; ".join(f"{model}: {', '.join(runs)}" for model, runs in results.missing(categories))
+    if not partial and not missing:
         return None
     parts = []
     if partial:
@@ -158,7 +146,7 @@ def incomplete_note(results: DatasetResults, categories: Sequence[str]) -> str |
             f"(n/m): mean over only n of m {what}; it is not to be compared with means over others, "
             "and is not marked best against them."
         )
-    parts.append(f"Lacking: {lacking}." if lacking else "Lacking are runs in which the metric is undefined.")
+    parts.append(f"Missing: {missing}." if missing else "Missing are runs in which the metric is undefined.")
     return " ".join(parts)
 
 

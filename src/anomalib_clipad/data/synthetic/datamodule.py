@@ -33,7 +33,7 @@ class SyntheticDefects(MultiCategoryDataModule):
     the test split of the training categories, drawn beside the others, with the training kinds of defect only.
 
     Args:
-        root: Folder of the dataset; categories that it lacks are drawn.
+        root: Folder of the dataset; missing categories are drawn.
         categories: ``held_out`` (default), ``training`` or ``all``; a list of names; or names with commas.
         defects: Kinds of defect to test on, given in the same way; all by default, and all are drawn.
         image_seed: Seed of the images.

@@ -113,8 +113,10 @@ def test_what_lacks_is_said_first(page: Source, records: list[Record], tmp_path:
     assert f"1 of {len(records)} jobs failed" in page.text
     assert "out of luck" in page.text
     assert "Traceback: line 1" in page.text
-    assert "jobs are over" not in page.text
-    assert "1 of 5 jobs are over; everything below is of these." in Source(render(tmp_path, [job()], n_jobs=5)).text
+    assert "jobs have finished" not in page.text
+    assert (
+        "1 of 5 jobs have finished; everything below is of these." in Source(render(tmp_path, [job()], n_jobs=5)).text
+    )
 
 
 def test_names_and_errors_cannot_become_code(tmp_path: Path) -> None:

@@ -115,11 +115,11 @@ def test_markdown_tells_the_two_areas_under_pro_apart() -> None:
 
 def test_markdown_says_what_lacks() -> None:
     text = markdown(RECORDS, n_jobs=6)
-    assert "**4 of 6 jobs are over; the tables are of these.**" in text
+    assert "**4 of 6 jobs have finished; the tables are of these.**" in text
     assert "mean over only n of m categories" in text
-    assert "Lacking: WinCLIP: cable (failed)." in text
+    assert "Missing: WinCLIP: cable (failed)." in text
     complete = markdown(RECORDS[:1])
-    assert "jobs are over" not in complete
+    assert "jobs have finished" not in complete
     assert "n of m" not in complete
 
 

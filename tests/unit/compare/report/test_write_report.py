@@ -33,7 +33,7 @@ def test_rows_come_in_the_order_of_the_grid_and_only_its_jobs(tmp_path: Path) ->
     write_report(output)
     lines = (output / "results.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["WinCLIP-bottle-0", "SDP-bottle-0"]
-    assert "2 of 3 jobs are over" in (output / "results.md").read_text()
+    assert "2 of 3 jobs have finished" in (output / "results.md").read_text()
 
 
 def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:
