@@ -27,6 +27,7 @@ DEFAULT_BACKBONE = "ViT-B-16-plus-240"
 RANDOM = "random"
 _QUICK_GELU_SUFFIX = "-quickgelu"
 _RANDOM_SEED = 0
+_ATTENTION_OPTIONS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn")
 
 Tokenizer = Callable[[str | list[str]], Tensor]
 
@@ -188,6 +189,7 @@ def _find_problem(config: dict[str, Any]) -> str | None:
         "an image tower of timm": "timm_model_name" in vision,
         "a ResNet image tower": isinstance(vision.get("layers"), list),
         "attentional pooling": bool(vision.get("attentional_pool")),
+        "attention with norms or scales of its own": any(vision.get(option) for option in _ATTENTION_OPTIONS),
         "no class-token pooling": vision.get("pool_type", "tok") != "tok",
         "a text tower of its own kind": bool(config.get("custom_text")) or "hf_model_name" in text,
     }

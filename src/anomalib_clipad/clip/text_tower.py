@@ -3,6 +3,7 @@
 """Encoding of prompts at their own length instead of the tower's context length."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,17 +76,18 @@ def _is_causal(mask: Tensor) -> bool:
     return bool(mask[future].isneginf().all())
 
 
-def _encode_cut(tower: nn.Module, tokens: Tensor) -> Tensor:
+def _encode_cut(tower: Any, tokens: Tensor) -> Tensor:
     """Walk the submodules of a causal tower: token ids (K, T) -> embeddings (K, C)."""
     end_of_text = tokens.argmax(dim=-1)  # the highest id of the vocabulary
     length = int(end_of_text.max()) + 1
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(tokens[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
     mask = tower.attn_mask[:length, :length]
-    if hasattr(tower.transformer, "batch_first"):
+    if hasattr(tower.transformer, "batch_first") or getattr(tower.transformer.resblocks[0].attn, "batch_first", True):
         x = tower.transformer(x, attn_mask=mask)
     else:
-        # Up to open_clip 2.24 the caller transposes: NLD -> LND -> NLD. Later ones do it inside, where needed.
+        # Up to open_clip 2.24 the caller transposes: NLD -> LND -> NLD. Later ones do it inside, where needed, and from
+        # 4.0 on there is nothing to transpose.
         x = tower.transformer(x.transpose(0, 1), attn_mask=mask).transpose(0, 1)
     x = tower.ln_final(x[torch.arange(len(x), device=x.device), end_of_text])
     if tower.text_projection is None:

@@ -7,7 +7,7 @@ object built like open_clip's ``VisionTransformer``.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,20 @@ SUPPORTED_TOWERS = (
 )
 
 
+class Attention(Protocol):
+    """Parts of an attention with one packed projection: ``nn.MultiheadAttention``, and a class of open_clip's own."""
+
+    in_proj_weight: Tensor  # (3 D, D)
+    out_proj: nn.Module
+    num_heads: int
+    in_proj_bias: Tensor | None = None  # (3 D,)
+
+
 class Block(Protocol):
     """Parts of a residual attention block."""
 
     ln_1: nn.Module
-    attn: nn.MultiheadAttention
+    attn: Attention
     ls_1: nn.Module
     ln_2: nn.Module
     mlp: nn.Module
@@ -79,23 +88,27 @@ def _find_problem(visual: nn.Module) -> str | None:
     pool_type = getattr(visual, "pool_type", "tok")
     if pool_type != "tok":
         return f"with pool_type {pool_type!r}"
-    for number, block in enumerate(cast("VisionTower", visual).transformer.resblocks, start=1):
-        missing = [part for part in Block.__annotations__ if getattr(block, part, None) is None]
-        if missing:
-            return f"whose block {number} ({type(block).__name__}) is without {', '.join(missing)}"
-        if not _is_standard_attention(block.attn):
-            return f"whose block {number} attends with a {type(block.attn).__name__} that is not standard attention"
+    for number, block in enumerate(cast("Any", visual).transformer.resblocks, start=1):
+        problem = _find_difference(block, Block) or _find_difference(block.attn, Attention)
+        if problem is not None:
+            return f"whose block {number} has {problem}"
     return None
 
 
-def _is_standard_attention(attention: nn.Module) -> bool:
-    """Whether one packed projection, softmax attention and an output projection are all that a module does."""
-    return (
-        type(attention) is nn.MultiheadAttention
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and not attention.add_zero_attn
-    )
+def _find_difference(module: nn.Module, parts: type) -> str | None:
+    """Name what a module lacks of the parts wanted, or has beyond them: it would do what the surgery knows nothing of.
+
+    Query and key norms, scaled cosines, scales of heads and gates all have weights, or a layer, of their own.
+    """
+    known = parts.__annotations__
+    missing = [name for name in known if not hasattr(parts, name) and getattr(module, name, None) is None]
+    if missing:
+        return f"{type(module).__name__} without {', '.join(missing)}"
+    layers = [name for name, layer in module.named_children() if not isinstance(layer, nn.Identity | nn.Dropout)]
+    weights = [name for name, _ in module.named_parameters(recurse=False)]
+    options = [name for name in ("add_zero_attn",) if getattr(module, name, False)]
+    added = [name for name in (*layers, *weights, *options) if name not in known]
+    return f"{type(module).__name__} with {', '.join(added)}" if added else None
 
 
 def patch_grid(visual: VisionTower, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 """Encoding without padding, against open_clip's own encode_text at full length."""
 
 import logging
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -35,6 +36,29 @@ def tiny(kind=CLIP, embed_dim=16, quick_gelu=False, **text):
 
 def tokens_of(prompts=PROMPTS, context_length=77):
     return open_clip.tokenize(prompts, context_length=context_length)
+
+
+class Newer(nn.Module):
+    """Transformer as open_clip has it from version 4 on: (batch, sequence, width) throughout, and no word on it."""
+
+    def __init__(self, older: nn.Module) -> None:
+        super().__init__()
+        self.older, self.get_cast_dtype = older, older.get_cast_dtype
+        self.resblocks = [SimpleNamespace(attn=nn.Identity())]
+
+    def forward(self, x, attn_mask):
+        if hasattr(self.older, "batch_first"):
+            return self.older(x, attn_mask=attn_mask)
+        return self.older(x.transpose(0, 1), attn_mask=attn_mask).transpose(0, 1)
+
+
+def test_a_transformer_that_says_nothing_of_its_layout_takes_batches_first():
+    model = tiny()
+    expected = encode_tokens(model, tokens_of())
+
+    model.transformer = Newer(model.transformer)
+
+    torch.testing.assert_close(encode_tokens(model, tokens_of()), expected)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layout of vision towers: other image sizes against open_clip's own loader, and what is refused."""
 
+import copy
+
 import open_clip
 import pytest
 import torch
@@ -60,8 +62,61 @@ def test_patch_size_must_divide_the_image(tiny_clip, size, nearest):
         patch_grid(tiny_clip.visual, size)
 
 
-class OtherAttention(nn.MultiheadAttention):
-    """Attention that may do anything."""
+class Attention(nn.Module):
+    """What open_clip's own class of that name is made of, its options switched off, from version 4 on."""
+
+    def __init__(self, like: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias = like.in_proj_weight, like.in_proj_bias
+        self.q_proj_weight = self.k_proj_weight = self.v_proj_weight = None
+        self.num_heads, self.head_dim = like.num_heads, like.head_dim
+        self.scaled_cosine, self.logit_scale = False, None
+        self.scale_heads, self.head_scale = False, None
+        self.ln_q, self.ln_k, self.ln_inner = nn.Identity(), nn.Identity(), nn.Identity()
+        self.attn_drop, self.out_drop = nn.Dropout(0.0), nn.Dropout(0.0)
+        self.out_proj = nn.Linear(*like.out_proj.weight.shape)
+        self.out_proj.load_state_dict(like.out_proj.state_dict())
+
+
+def with_own_attention(clip: open_clip.CLIP) -> nn.Module:
+    visual = copy.deepcopy(clip.visual)
+    for block in visual.transformer.resblocks:
+        block.attn = Attention(block.attn)
+    return visual
+
+
+def test_open_clips_own_attention_gives_the_same_tokens(tiny_clip, tiny_images):
+    expected = surgery_tokens(tiny_clip.visual, tiny_images)
+
+    result = surgery_tokens(with_own_attention(tiny_clip), tiny_images)
+
+    assert all(map(torch.equal, result.surgery + result.original, expected.surgery + expected.original))
+
+
+@pytest.mark.parametrize(
+    ("part", "layer"),
+    [
+        ("ln_q", nn.LayerNorm(16)),
+        ("ln_k", nn.RMSNorm(16, elementwise_affine=False)),
+        ("ln_inner", nn.LayerNorm(32)),
+        ("logit_scale", nn.Parameter(torch.ones(2, 1, 1))),
+        ("head_scale", nn.Parameter(torch.ones(2, 1, 1))),
+        ("gate", nn.Linear(32, 32)),
+        ("add_zero_attn", True),
+    ],
+)
+def test_attention_that_does_more_is_refused_by_name(tiny_clip, tiny_images, part, layer):
+    visual = with_own_attention(tiny_clip)
+    setattr(visual.transformer.resblocks[2].attn, part, layer)
+    with pytest.raises(TypeError, match=f"VisionTransformer whose block 3 has Attention with {part}"):
+        surgery_tokens(visual, tiny_images)
+
+
+def test_blocks_that_do_more_are_refused_by_name(tiny_clip, tiny_images):
+    visual = copy.deepcopy(tiny_clip.visual)
+    visual.transformer.resblocks[0].ln_attn = nn.LayerNorm(32)
+    with pytest.raises(TypeError, match="whose block 1 has ResidualAttentionBlock with ln_attn"):
+        surgery_tokens(visual, tiny_images)
 
 
 def make_unsupported(kind: str, make_tiny_clip) -> nn.Module:
@@ -78,7 +133,7 @@ def make_unsupported(kind: str, make_tiny_clip) -> nn.Module:
     if kind == "no projection":
         visual.proj = None
     if kind == "other attention":
-        visual.transformer.resblocks[2].attn = OtherAttention(32, 2)
+        visual.transformer.resblocks[2].attn = nn.MultiheadAttention(32, 2, kdim=16)
     if kind == "other block":
         del visual.transformer.resblocks[1].mlp
     return visual
@@ -92,8 +147,8 @@ def make_unsupported(kind: str, make_tiny_clip) -> nn.Module:
         ("attentional pooling", "VisionTransformer with attentional pooling"),
         ("no class token", "VisionTransformer without class_embedding"),
         ("no projection", "VisionTransformer without proj"),
-        ("other attention", "whose block 3 attends with a OtherAttention that is not standard attention"),
-        ("other block", r"whose block 2 \(ResidualAttentionBlock\) is without mlp"),
+        ("other attention", "whose block 3 has MultiheadAttention without in_proj_weight"),
+        ("other block", "whose block 2 has ResidualAttentionBlock without mlp"),
     ],
 )
 def test_unsupported_towers_are_refused(make_tiny_clip, kind, problem):
