@@ -6,6 +6,7 @@ A mixin, because the host finds models by name among the direct subclasses of ``
 """
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
 
 logger = logging.getLogger(__name__)
+
+_GROWING = threading.Lock()
+"""Held while names, text vectors and calibrations grow together. Of all models: one's own could not be copied."""
 
 if TYPE_CHECKING:
     from typing import Self
@@ -261,14 +265,15 @@ class ClipModule(ClipExport, ClipCheckpoint):
 
     def _indices(self, names: Sequence[str]) -> list[int]:
         """Index of each class; text vectors of new ones are computed."""
-        known = self.class_names
-        for name in dict.fromkeys(names):
-            if name not in known:
-                if name == UNNAMED and self.class_name is None:
-                    logger.info("No class name given and none known to the datamodule: the prompts say %r.", UNNAMED)
-                self.model.texts.add(name, self.collaborators.text_engine.text_embeddings(name))
-                self._resize_post_processor()
-        return [known.index(name) for name in names]
+        with _GROWING:
+            known = self.class_names
+            for name in dict.fromkeys(names):
+                if name not in known:
+                    if name == UNNAMED and self.class_name is None:
+                        logger.info("No class name given or known to the datamodule: the prompts say %r.", UNNAMED)
+                    self.model.texts.add(name, self.collaborators.text_engine.text_embeddings(name))
+                    self._resize_post_processor()
+            return [known.index(name) for name in names]
 
     def _resize_post_processor(self) -> None:
         if isinstance(self.post_processor, CategoryPostProcessor):

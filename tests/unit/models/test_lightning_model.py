@@ -3,6 +3,8 @@
 """SDP inside anomalib: classes, checkpoints, calibration, odd images."""
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +295,27 @@ def test_the_stand_in_says_that_it_is_one(caplog):
 
     assert "stand-in" in caplog.text
     assert "ViT-B-16-plus-240" in caplog.text
+
+
+class Slow(torch.Tensor):
+    """Text vectors during whose conversion other threads get their turn."""
+
+    def to(self, *args, **kwargs):
+        time.sleep(0.02)
+        return super().to(*args, **kwargs)
+
+
+def test_threads_that_bring_new_classes_get_what_one_thread_gets(monkeypatch):
+    names, image = ["nut", "bolt", "gear", "cap", "pin", "rod"], torch.rand(3, 64, 64)
+    alone, shared = sdp(strategy="mean"), sdp(strategy="mean")
+    expected = [alone.predict(image, class_name=name)[0].pred_score for name in names]
+    encode = shared.collaborators.text_engine.text_embeddings
+    monkeypatch.setattr(
+        shared.collaborators.text_engine, "text_embeddings", lambda name: encode(name).as_subclass(Slow)
+    )
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        result = list(threads.map(lambda name: shared.predict(image, class_name=name)[0].pred_score, names))
+
+    assert result == pytest.approx(expected)
+    assert sorted(shared.class_names) == sorted(names)
