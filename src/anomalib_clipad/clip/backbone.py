@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loading of frozen CLIP models; the only module that imports open_clip."""
+"""Loading of frozen CLIP models."""
 
 import difflib
 import hashlib
@@ -15,10 +15,9 @@ import open_clip
 import torch
 from torch import Tensor
 
-from anomalib_clipad.clip import embedded
+from anomalib_clipad.clip import embedded, sources
 from anomalib_clipad.clip.vision_tower import SUPPORTED_TOWERS, check_tower
-from anomalib_clipad.clip.weights import load_weights, read_weights
-from anomalib_clipad.host.hub import asked_once
+from anomalib_clipad.clip.weights import is_openai_format, load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +94,14 @@ def load_backbone(
     """Load a CLIP model and freeze it.
 
     Args:
-        name: Architecture, one of :func:`list_backbones`. A name that ends in ``-quickgelu`` has the activation of
-            OpenAI's models; a local file of OpenAI weights needs it, the tag ``openai`` sees to it by itself.
+        name: Architecture, one of :func:`list_backbones`; or ``local-dir:/path`` or ``hf-hub:owner/name``, a folder or
+            repository in open_clip's format. A name that ends in ``-quickgelu`` has the activation of OpenAI's models,
+            as has any with the tag ``openai`` or a local file in OpenAI's format.
         pretrained: One of open_clip's tags for the architecture, which is downloaded at first use; a local file
             (``.safetensors``, or a state dict written by ``torch.save``), which needs no network and is taken to
             expect CLIP's usual image normalisation; ``"random"`` for untrained weights, always the same ones, to
-            learn the chance level of a metric; or ``None`` for the weights that ship with the package or, for any
-            other architecture, ``openai`` or else the first tag that open_clip lists.
+            learn the chance level of a metric; or ``None`` for the weights that ship with the package or are in the
+            folder or repository, for any other architecture ``openai`` or else the first tag that open_clip lists.
         device: Where to put the model.
 
     Returns:
@@ -109,7 +109,7 @@ def load_backbone(
 
     Raises:
         FileNotFoundError: If a local file does not exist.
-        RuntimeError: If weights cannot be downloaded.
+        RuntimeError: If something cannot be downloaded.
         ValueError: If the architecture or the tag is unknown or unsupported, or a file is unreadable or made for
             another architecture.
 
@@ -118,11 +118,15 @@ def load_backbone(
         >>> backbone.patch_size, backbone.depth
         ((32, 32), 12)
     """
-    name = name.replace("/", "-")  # OpenAI writes ViT-B/16
+    if not sources.is_published(name):
+        name = name.replace("/", "-")  # OpenAI writes ViT-B/16
     config = _find_config(name)
     weights = _find_weights(name, pretrained)
     # open_clip 3 only warns when a tag was trained with another activation than the architecture's.
     config["quick_gelu"] = config.get("quick_gelu", False) or weights.settings.get("quick_gelu", False)
+    if weights.state is not None and is_openai_format(weights.state) and not config["quick_gelu"]:
+        logger.warning("%s is in OpenAI's format: %s runs with QuickGELU, as %s-quickgelu.", weights.source, name, name)
+        config["quick_gelu"] = True
 
     model = _build_model(config)
     if weights.state is None:
@@ -130,7 +134,7 @@ def load_backbone(
     else:
         load_weights(model, weights.state, name=name, source=weights.source)
     return Backbone(
-        name=name,
+        name=sources.short_name(name),
         pretrained=weights.pretrained,
         model=model.requires_grad_(False).eval().to(device),
         tokenizer=_build_tokenizer(name, config),
@@ -163,7 +167,8 @@ def _find_config(name: str) -> dict[str, Any]:
     """
     if name in embedded.NAMES:
         return dict(embedded.config(name))
-    config = open_clip.get_model_config(name)
+    published = sources.is_published(name)
+    config = sources.published_config(name)["model_cfg"] if published else open_clip.get_model_config(name)
     if config is None and name.endswith(_QUICK_GELU_SUFFIX):
         # Not every version of open_clip lists every architecture under this name too.
         config = open_clip.get_model_config(name.removesuffix(_QUICK_GELU_SUFFIX))
@@ -175,14 +180,14 @@ def _find_config(name: str) -> dict[str, Any]:
             "All are listed by anomalib_clipad.list_backbones()."
         )
         raise ValueError(msg)
-    problem = _find_problem(config)
+    problem = _find_problem(config, published=published)
     if problem is not None:
         msg = f"Expected backbone to have {SUPPORTED_TOWERS}, but got {name!r}, which has {problem}."
         raise ValueError(msg)
     return config
 
 
-def _find_problem(config: dict[str, Any]) -> str | None:
+def _find_problem(config: dict[str, Any], *, published: bool = False) -> str | None:
     """Say what is unsupported about an architecture before it is built or downloaded, or return ``None``."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     problems = {
@@ -192,6 +197,7 @@ def _find_problem(config: dict[str, Any]) -> str | None:
         "attention with norms or scales of its own": any(vision.get(option) for option in _ATTENTION_OPTIONS),
         "no class-token pooling": vision.get("pool_type", "tok") != "tok",
         "a text tower of its own kind": bool(config.get("custom_text")) or "hf_model_name" in text,
+        "a tokenizer of its own": published and "hf_tokenizer_name" in text,
     }
     return next((problem for problem, found in problems.items() if found), None)
 
@@ -206,6 +212,9 @@ def _find_weights(name: str, pretrained: str | Path | None) -> _Weights:
     """
     if pretrained is None and name in embedded.NAMES:
         return _Weights(None, embedded.state_dict(name), f"the package for {name}", {})
+    if pretrained is None and sources.is_published(name):
+        file = sources.published_weights(name)
+        return _Weights(None, read_weights(file), str(file), sources.published_config(name).get("preprocess_cfg", {}))
     if pretrained == RANDOM:
         return _Weights(RANDOM, None, RANDOM, {})
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -225,19 +234,10 @@ def _find_weights(name: str, pretrained: str | Path | None) -> _Weights:
 
 
 def _download_weights(name: str, tag: str) -> _Weights:
-    """Get the weights of one of open_clip's tags, from its cache or the network."""
+    """Get the weights of one of open_clip's tags."""
     settings = open_clip.get_pretrained_cfg(name, tag)
-    try:
-        with asked_once():
-            path = Path(open_clip.download_pretrained(settings))
-    except Exception as error:  # each of the download libraries has errors of its own
-        msg = (
-            f"Expected to download the weights {tag!r} of {name}, but got {type(error).__name__}: "
-            f"{str(error).rstrip('.')}. Without network pass a local file (pretrained=/path/to/weights, or "
-            f"--model.pretrained), or try the pipeline with the stand-in that ships with the package "
-            f"(backbone={embedded.NAMES[0]!r}, or --model.backbone {embedded.NAMES[0]})."
-        )
-        raise RuntimeError(msg) from error
+    local = "a local file (pretrained=/path/to/weights, or --model.pretrained)"
+    path = sources.download(settings, f"the weights {tag!r} of {name}", local)
     # OpenAI's own files are TorchScript, whose checksum open_clip has verified, and versions of open_clip that load
     # them do not note the activation of these models.
     openai = tag.lower() == "openai"
@@ -256,4 +256,5 @@ def _build_model(config: dict[str, Any]) -> open_clip.CLIP:
 def _build_tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
     if name in open_clip.list_models():
         return open_clip.get_tokenizer(name)
-    return open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    text = config["text_cfg"]
+    return open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from anomalib_clipad.base.text import list_some
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.representative import select_representative, strategy_parameters
 from anomalib_clipad.clip.text_cache import TextCache, cache_key, resolve_cache_dir
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Raised whenever the same inputs give other vectors, so that older files are not used.
 _CACHE_VERSION = "1"
 _PROGRESS_DELAY_S = 3.0
+# Unit vectors this close are 0.014 apart: at a scale of 100, hardly any image moves the probability from a half.
+_NEARLY_THE_SAME = 0.9999
 
 
 class TextBackbone(Protocol):
@@ -106,6 +109,7 @@ class TextEngine:
             if embeddings is None:
                 embeddings = self._select(states, description["class_name"])
                 self._disk.save(description, embeddings)
+            self._warn_of_equal_vectors(embeddings, class_name)
             self._memory[key] = embeddings
         return self._memory[key].clone()  # the caller may work in place
 
@@ -155,6 +159,19 @@ class TextEngine:
                 encoded.append(encode_tokens(model, tokens[batch].to(device)).cpu())
                 progress.update(len(batch))
         return torch.cat(encoded)[order.argsort()]
+
+    def _warn_of_equal_vectors(self, embeddings: Tensor, class_name: str) -> None:
+        cosine = float(embeddings.prod(dim=1).sum())
+        if cosine > _NEARLY_THE_SAME:
+            logger.warning(
+                "The text vectors of %r are nearly the same (cosine %.6f) for the normal states (%s) and the anomalous "
+                "ones (%s): no image can be told from another. The backbone may not know these words. Choose others "
+                "(class_name, prompts) or another backbone.",
+                class_name,
+                cosine,
+                list_some(self.prompts.normal_states, 3),
+                list_some(self.prompts.anomalous_states, 3),
+            )
 
     @staticmethod
     def _warn_of_cut_prompts(tokens: Tensor, class_words: str) -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of CLIP weights: reading them without running what is in them, and refusing those of another architecture."""
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+_OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 # Entries that other programs store beside the weights; none is a parameter of the model.
-_EXTRA_ENTRIES = ("input_resolution", "context_length", "vocab_size", "visual.attn_mask", "attn_mask")
+_EXTRA_ENTRIES = (*_OPENAI_ENTRIES, "visual.attn_mask", "attn_mask")
+# Modules of which trainers put objects into their checkpoints.
+_TRAINERS = r"numpy|argparse|pathlib|collections|omegaconf|lightning|pytorch_lightning"
 
 
 def read_weights(path: Path, *, allow_torchscript: bool = False) -> dict[str, Tensor]:
@@ -49,7 +53,15 @@ def _read_tensors(path: Path) -> object:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise errors of many kinds for damaged files
-        reason = str(error).partition("\n")[0]
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it holds {named[1]}, which is not a tensor" if named else str(error).partition("\n")[0]
+        if named and re.match(rf"({_TRAINERS})\.", named[1]):
+            msg = (
+                f"Expected pretrained to be a file of weights, but {path} is a trainer's checkpoint: {reason}. "
+                "Where you trust it, save its weights alone, torch.save(torch.load(path, weights_only=False)"
+                "['state_dict'], 'weights.pt'), and pass that file."
+            )
+            raise ValueError(msg) from error
         msg = (
             f"Expected pretrained to be a file of weights, but {path} cannot be read ({reason}). "
             "Nothing in it was executed. Pass a .safetensors file, or a state dict written by torch.save."
@@ -73,6 +85,11 @@ def _is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+
+
+def is_openai_format(weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights are in the format of OpenAI's files, which were trained with QuickGELU."""
+    return weights.keys() >= set(_OPENAI_ENTRIES)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, source: str) -> None:

@@ -43,8 +43,10 @@ def _embedded(monkeypatch, shipped):
 def small_registered(monkeypatch):
     """Make open_clip's ViT-B-16 and its tags stand for a tiny model."""
     get_config = open_clip.get_model_config
-    small = ("ViT-B-16", "ViT-B-16-plus-240")
-    monkeypatch.setattr(open_clip, "get_model_config", lambda name: dict(CONFIG) if name in small else get_config(name))
+    known = {"ViT-B-16": CONFIG, "ViT-B-16-plus-240": CONFIG, "ViT-B-16-quickgelu": CONFIG | {"quick_gelu": True}}
+    monkeypatch.setattr(
+        open_clip, "get_model_config", lambda name: dict(known.get(name) or get_config(name) or {}) or None
+    )
 
 
 @pytest.fixture
@@ -223,6 +225,21 @@ def test_tag_brings_its_activation_and_normalisation(tmp_path, monkeypatch, tiny
     assert backbone.pretrained == tag
     assert activations(backbone.model) == {activation}
     assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize(("name", "said"), [("ViT-B-16", True), ("ViT-B-16-quickgelu", False)])
+@pytest.mark.usefixtures("small_registered")
+def test_a_file_in_openais_format_brings_its_activation(tmp_path, tiny_clip, caplog, name, said):
+    path = tmp_path / "ViT-B-16.safetensors"
+    notes = {"input_resolution": 32, "context_length": 24, "vocab_size": 49408}
+    save_file(dict(tiny_clip.state_dict()) | {key: torch.tensor(value) for key, value in notes.items()}, path)
+
+    backbone = load_backbone(name, path)
+
+    assert activations(backbone.model) == {"QuickGELU"}
+    assert (
+        f"{path} is in OpenAI's format: ViT-B-16 runs with QuickGELU, as ViT-B-16-quickgelu." in caplog.text
+    ) is said
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")

@@ -110,6 +110,24 @@ class TestTextEmbeddings:
         engine.text_embeddings("very_long_name_of_an_object")
         assert "fill the text tower's context of 12 tokens" in caplog.text
 
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_vectors_that_nearly_coincide_are_logged_with_class_and_states(self, backbone, tmp_path, caplog, cached):
+        same = PromptEnsemble(("perfect {}",), ("perfect {}",), ("a photo of a {}.",))
+        if cached:
+            TextEngine(backbone, same, "mean", cache_dir=tmp_path).text_embeddings("nut")
+            caplog.clear()
+        engine = TextEngine(backbone, same, "mean", cache_dir=tmp_path)
+        for _ in range(2):
+            engine.text_embeddings("nut")
+        assert len(caplog.messages) == 1
+        assert "The text vectors of 'nut' are nearly the same (cosine 1.000000) for the normal states (perfect {})" in (
+            caplog.text
+        )
+
+    def test_vectors_that_differ_are_not_logged(self, backbone, caplog):
+        TextEngine(backbone, PROMPTS, "mean", cache_dir=False).text_embeddings("nut")
+        assert not caplog.messages
+
     def test_prompts_that_fit_are_not_logged(self, backbone, caplog):
         with caplog.at_level(logging.WARNING):
             TextEngine(backbone, PROMPTS, "mean", cache_dir=False).text_embeddings("nut")

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight files: those that are read, and those that are refused before anything in them runs."""
 
+import argparse
 import os
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -70,6 +72,22 @@ def test_hostile_pickle_is_refused_and_not_executed(tmp_path, legacy):
     assert not target.exists()
     pickle.loads(path.read_bytes()) if legacy else torch.load(path, weights_only=False)  # the file would have done it
     assert target.exists()
+
+
+@pytest.mark.parametrize("extra", [np.float64(0.5), argparse.Namespace(epochs=3)])
+def test_a_trainers_checkpoint_is_refused_with_the_way_to_its_weights(tmp_path, weights, extra):
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": weights, "extra": extra}, path)
+
+    with pytest.raises(
+        ValueError, match=r"is a trainer's checkpoint: it holds (numpy|argparse)\.\S+, .*save its"
+    ) as error:
+        read_weights(path)
+
+    advice = re.search(r"torch\.save\(.*'weights\.pt'\)", str(error.value))[0]
+    saved = tmp_path / "weights.pt"
+    eval(advice.replace("'weights.pt'", "saved"), {"torch": torch, "path": path, "saved": saved})
+    assert read_weights(saved).keys() == weights.keys()
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
