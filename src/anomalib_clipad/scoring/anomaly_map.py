@@ -98,7 +98,7 @@ def resample(
         raise ValueError(msg)
     # What a graph is traced with is no matrix to keep.
     traced = torch.compiler.is_compiling() or type(maps) is not Tensor
-    make = _matrix if traced else _kept_matrix
+    make = _matrix if traced else kept_matrix
     sources = maps.shape[-2:]
     rows, columns = (
         make(source, target, sigma, align_corners, maps.device)
@@ -221,7 +221,7 @@ def _matrix(source: int, target: int, sigma: float, align_corners: bool, device:
 
 
 @lru_cache(maxsize=16)
-def _kept_matrix(*arguments: Any) -> Tensor:
+def kept_matrix(*arguments: Any) -> Tensor:
     """The same, built once. SDP+ needs six for an oblong input; 16 take 64 MB at most where the sides are 1,024 px."""
     with torch.inference_mode(mode=False), torch.device("cpu"):  # predicting may come first, training later
         return _matrix(*arguments)
