@@ -89,7 +89,7 @@ def write(path: Path, text: str) -> None:
     """Replace what is between the marks of a file, atomically.
 
     Raises:
-        ValueError: If the file lacks the marks.
+        ValueError: If the marks are missing from the file.
     """
     page = path.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)

@@ -55,10 +55,7 @@ class PromptEnsemble:
 
     @classmethod
     def from_set(cls, name: str) -> "PromptEnsemble":
-        """Make a ready ensemble.
-
-        Args:
-            name: A key of ``PROMPT_SETS``.
+        """Make a ready ensemble, named by a key of ``PROMPT_SETS``.
 
         Raises:
             ValueError: If there is no such set.
@@ -163,18 +160,11 @@ class PromptEnsemble:
         for aliases in (self.aliases, _BUILT_IN_ALIASES):
             if name in aliases:
                 return aliases[name]
-        words = " ".join(class_name.replace("_", " ").split())
-        words = _VARIANT_NUMBER.sub("", words)
+        words = _VARIANT_NUMBER.sub("", " ".join(class_name.replace("_", " ").split()))
         return words if any(character.isalpha() for character in words) else DEFAULT_CLASS_NAME
 
     def prompts(self, class_name: str) -> tuple[list[str], list[str]]:
-        """Write out the prompts of a class.
-
-        Args:
-            class_name: As the dataset or the user spells it.
-
-        Returns:
-            The normal and the anomalous prompts: every state in every template.
+        """Write out the normal and the anomalous prompts of a class, every state in every template.
 
         Raises:
             ValueError: If the name is not a string or is blank.
@@ -212,17 +202,13 @@ def resolve_prompts(
         return PromptEnsemble.from_mapping(prompts)
     if isinstance(prompts, str) and prompts in PROMPT_SETS:
         return PromptEnsemble.from_set(prompts)
-    if isinstance(prompts, PathLike) or (isinstance(prompts, str) and _looks_like_path(prompts)):
+    if isinstance(prompts, PathLike) or (isinstance(prompts, str) and re.search(r"[/\\]|\.ya?ml$", prompts)):
         return PromptEnsemble.from_yaml(prompts)
     msg = (
         f"Expected prompts to be one of {list(PROMPT_SETS)}, a path to a .yaml file or a mapping with keys among "
         f"{list(_MAPPING_KEYS)}, but got {prompts!r}."
     )
     raise ValueError(msg)
-
-
-def _looks_like_path(text: str) -> bool:
-    return text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text
 
 
 def _prompt_set(argument: str, name: Any) -> dict[str, tuple[str, ...]]:

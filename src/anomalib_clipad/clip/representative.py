@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Representative vector selection: one vector for the many prompts of a state (CLIP-AD, RVS).
 
-The prompt embeddings of a state are samples of a distribution; a strategy picks the vector that stands for them.
+The prompt embeddings (K, C) of a state are samples of a distribution; a strategy picks the vector (C,) that stands for
+them, not yet of unit length.
 Defaults are the paper's values for MVTec AD. They are lengths in the embedding space, where unit vectors are never
 more than 2 apart: ``mean_shift`` at bandwidth 2 and ``dbscan`` at eps 1.5 (the paper's value for VisA) put every
 prompt into one cluster and so return the mean. ``"auto"`` takes the length from the embeddings instead.
@@ -29,26 +30,12 @@ _SMALLEST_LENGTH = 1e-6
 
 
 def mean(embeddings: np.ndarray) -> np.ndarray:
-    """Take the arithmetic mean.
-
-    Args:
-        embeddings: Prompt embeddings (K, C).
-
-    Returns:
-        The mean (C,), not of unit length.
-    """
+    """Take the arithmetic mean."""
     return embeddings.mean(axis=0)
 
 
 def pca(embeddings: np.ndarray) -> np.ndarray:
-    """Project the C embedding dimensions, as samples, on the first principal axis of the K prompts, as variables.
-
-    Args:
-        embeddings: Prompt embeddings (K, C).
-
-    Returns:
-        The projection (C,), turned to the side of the mean.
-    """
+    """Project the C dimensions, as samples, on the first principal axis of the K prompts, towards their mean."""
     # "full": the randomised solver that is the default for this size is neither exact nor repeatable.
     projection = PCA(n_components=1, svd_solver="full").fit_transform(embeddings.T)[:, 0]
     # The sign of a principal axis is arbitrary.
@@ -62,9 +49,6 @@ def kde(embeddings: np.ndarray, bandwidth: Length = 0.3) -> np.ndarray:
         embeddings: Prompt embeddings (K, C).
         bandwidth: Standard deviation of the kernel, or ``"auto"`` for the mean distance to the farthest of the
             nearest 30 % of prompts.
-
-    Returns:
-        The weighted mean (C,), not of unit length.
     """
     bandwidth = _length("bandwidth", bandwidth, lambda: estimate_bandwidth(embeddings))
     log_density = KernelDensity(bandwidth=bandwidth).fit(embeddings).score_samples(embeddings)
@@ -74,7 +58,7 @@ def kde(embeddings: np.ndarray, bandwidth: Length = 0.3) -> np.ndarray:
 
 
 def dbscan(embeddings: np.ndarray, eps: Length = 0.5, min_samples: int = 15) -> np.ndarray:
-    """Take the mean of the largest DBSCAN cluster. The published results use this strategy.
+    """Take the mean of the largest DBSCAN cluster, of all prompts where there is none; used for the published results.
 
     Args:
         embeddings: Prompt embeddings (K, C).
@@ -82,9 +66,6 @@ def dbscan(embeddings: np.ndarray, eps: Length = 0.5, min_samples: int = 15) -> 
             ``min_samples``-th nearest prompt, itself included: half of the prompts are then core points, so that a
             cluster is always found and outliers do not widen the radius.
         min_samples: Prompts that make a neighbourhood dense (the paper: 15, for VisA 25).
-
-    Returns:
-        The mean of the largest cluster (C,), or of all prompts when there is none; not of unit length.
     """
     if not isinstance(min_samples, int) or min_samples < 1:
         msg = f"Expected min_samples to be an integer of at least 1, but got {min_samples!r}. The paper uses 15."
@@ -95,15 +76,11 @@ def dbscan(embeddings: np.ndarray, eps: Length = 0.5, min_samples: int = 15) -> 
 
 
 def mean_shift(embeddings: np.ndarray, bandwidth: Length = 2.0) -> np.ndarray:
-    """Take the mean of the largest mean-shift cluster.
+    """Take the mean of the largest mean-shift cluster, of all prompts where there is none.
 
     Args:
         embeddings: Prompt embeddings (K, C).
-        bandwidth: Radius of the flat kernel, or ``"auto"`` for the mean distance to the farthest of the nearest 30 %
-            of prompts.
-
-    Returns:
-        The mean of the largest cluster (C,), or of all prompts when there is none; not of unit length.
+        bandwidth: Radius of the flat kernel, or ``"auto"`` as in :func:`kde`.
     """
     bandwidth = _length("bandwidth", bandwidth, lambda: estimate_bandwidth(embeddings))
     labels = MeanShift(bandwidth=bandwidth).fit_predict(embeddings)

@@ -59,14 +59,11 @@ class TextEngine:
         ValueError: If the strategy, a parameter of it, the cache folder or the batch size is invalid.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> from open_clip import CLIP, tokenize
-        >>> vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1}
-        >>> clip = CLIP(32, vision, {"width": 64, "heads": 2, "layers": 1})
-        >>> backbone = SimpleNamespace(model=clip, tokenizer=tokenize, fingerprint="tiny")
+        >>> from anomalib_clipad.clip import load_backbone
         >>> prompts = PromptEnsemble(["perfect {}"], ["broken {}"], ["a photo of a {}."])
-        >>> TextEngine(backbone, prompts, "mean", cache_dir=False).text_embeddings("metal_nut").shape
-        torch.Size([32, 2])
+        >>> engine = TextEngine(load_backbone("clipad-tiny"), prompts, "mean", cache_dir=False)
+        >>> engine.text_embeddings("metal_nut").shape
+        torch.Size([128, 2])
     """
 
     def __init__(
@@ -141,7 +138,7 @@ class TextEngine:
         device = next(model.parameters()).device
         tokens = self.backbone.tokenizer(prompts)
         self._warn_of_cut_prompts(tokens, class_words)
-        # Prompts of like length share a batch, so that each batch is cut as short as it can be.
+        # Prompts of similar length share a batch, so that each batch is cut as short as it can be.
         order = tokens.argmax(dim=-1).argsort(stable=True)
         encoded = []
         with (

@@ -32,11 +32,10 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
         ValueError: If ``tokens`` is not a non-empty integer matrix.
 
     Example:
-        >>> from open_clip import CLIP, tokenize
-        >>> vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1}
-        >>> clip = CLIP(32, vision, {"width": 64, "heads": 2, "layers": 1})
-        >>> encode_tokens(clip, tokenize(["a photo of a bottle.", "a photo of a nut."])).shape
-        torch.Size([2, 32])
+        >>> from anomalib_clipad.clip import load_backbone
+        >>> backbone = load_backbone("clipad-tiny")
+        >>> encode_tokens(backbone.model, backbone.tokenizer(["a photo of a bottle.", "a photo of a nut."])).shape
+        torch.Size([2, 128])
     """
     if tokens.ndim != 2 or tokens.numel() == 0 or tokens.is_floating_point():
         msg = (

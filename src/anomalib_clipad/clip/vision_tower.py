@@ -96,7 +96,7 @@ def _find_problem(visual: nn.Module) -> str | None:
 
 
 def _find_difference(module: nn.Module, parts: type) -> str | None:
-    """Name what a module lacks of the parts wanted, or has beyond them: it would do what the surgery knows nothing of.
+    """Name the parts that are missing from a module, or that it has besides, of which the surgery knows nothing.
 
     Query and key norms, scaled cosines, scales of heads and gates all have weights, or a layer, of their own.
     """
@@ -112,14 +112,7 @@ def _find_difference(module: nn.Module, parts: type) -> str | None:
 
 
 def patch_grid(visual: VisionTower, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Count the patches along the height and the width of an image.
-
-    Args:
-        visual: Vision tower.
-        image_size: Height and width in pixels.
-
-    Returns:
-        Height and width in patches.
+    """Count the patches along the height and the width of an image of ``image_size`` pixels.
 
     Raises:
         ValueError: If the patch size does not divide the image size.

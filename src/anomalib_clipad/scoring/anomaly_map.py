@@ -114,8 +114,7 @@ def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
     :func:`cosines` it is divided by the length of u, which saves a normalised copy of all patches and its gradient.
 
     Args:
-        patch_embeddings: Patch embeddings ``(B, N, C)``, see ``LinearHeads``; need not be
-            normalised.
+        patch_embeddings: Patch embeddings ``(B, N, C)``, see ``LinearHeads``; need not be normalised.
         text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
         logit_scale: Factor on the cosines, as in :func:`class_probability`.
 

@@ -43,15 +43,11 @@ class ClassTexts(nn.Module):
         Returns:
             Index of the class.
         """
-        if name not in self.names:
-            self.names.append(name)
-            self.embeddings = torch.cat([self.embeddings, embeddings.to(self.embeddings)[None]])
-            return len(self.names) - 1
-        index = self.names.index(name)
+        index = self.names.index(name) if name in self.names else len(self.names)
+        known, row = self.embeddings, embeddings.to(self.embeddings)[None]
         # A new tensor: the old one may be an inference tensor, or in use.
-        self.embeddings = torch.cat(
-            [self.embeddings[:index], embeddings.to(self.embeddings)[None], self.embeddings[index + 1 :]]
-        )
+        self.embeddings = torch.cat([known[:index], row, known[index + 1 :]])
+        self.names[index : index + 1] = [name]
         return index
 
     def replace(self, names: list[str], embeddings: Tensor) -> None:

@@ -3,7 +3,7 @@
 """What the heads of SDP+ are trained with: focal and Dice loss of each tapped layer's own map, in float32.
 
 Both start from logits, not from probabilities, which would round to 0 and 1. Neither comes from a library.
-``torchvision.ops.sigmoid_focal_loss`` lacks the smoothing below: on the reference's own example the losses agree to
+``torchvision.ops.sigmoid_focal_loss`` has not the smoothing below: on the reference's own example the losses agree to
 2e-3, but after three steps of Adam a few weights, whose gradients are near zero, differ by more than twice the learning
 rate. ``kornia.losses.dice_loss`` has no smoothing in the numerator, without which an image without defects teaches
 nothing.
@@ -86,7 +86,7 @@ def _dice_loss(error: Tensor, truth: Tensor, area: Tensor) -> Tensor:
     """One minus the mean over the images of their soft Dice coefficients, a scalar.
 
     Args:
-        error: ``1 - p_t`` of each pixel ``(B, H, W)``: what an anomalous one lacks and a normal one has too much.
+        error: ``1 - p_t`` of each pixel ``(B, H, W)``: what is missing where anomalous, and too much where normal.
         truth: Masks ``(B, H, W)``, 0 or 1.
         area: Anomalous pixels of each mask ``(B,)``.
     """
