@@ -21,15 +21,10 @@ _WEIGHT_FILES = (  # in open_clip's order
 
 
 def download(settings: dict[str, Any], what: str, substitute: str) -> Path:
-    """Get one of open_clip's files, from its cache or the network.
-
-    Args:
-        settings: open_clip's notes on the file.
-        what: Says in the error message what it is.
-        substitute: Says there what to pass without network.
+    """Get the file that open_clip has these settings for, from its cache or the network.
 
     Raises:
-        RuntimeError: If it cannot be downloaded.
+        RuntimeError: If it cannot be downloaded; says ``what`` it is, and the ``substitute`` to pass without network.
     """
     try:
         with asked_once():

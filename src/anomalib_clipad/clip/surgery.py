@@ -40,17 +40,10 @@ class SurgeryTokens(NamedTuple):
 
 
 def stage_ends(depth: int, stages: int = NUM_STAGES) -> tuple[int, ...]:
-    """Last layer of each stage, 1-based.
+    """Last layer of each stage of a tower of ``depth`` blocks, 1-based and ascending.
 
     A depth that the number of stages does not divide is split at ``depth * i // stages``, so that stages differ by at
     most one layer.
-
-    Args:
-        depth: Number of transformer blocks.
-        stages: Number of stages.
-
-    Returns:
-        As many layers as there are stages, ascending; the last one is ``depth``.
 
     Raises:
         ValueError: If there are fewer layers than stages.
@@ -68,16 +61,10 @@ def stage_ends(depth: int, stages: int = NUM_STAGES) -> tuple[int, ...]:
 
 
 def normalise_layers(layers: Sequence[int] | None, depth: int, stages: int = NUM_STAGES) -> tuple[int, ...]:
-    """Turn the layers a user asks for into ascending 1-based numbers.
+    """Turn the layers a user asks for into ascending numbers between 1 and ``depth``.
 
-    Args:
-        layers: 1-based layers; negative ones count from the end, -1 being the last. ``None`` stands for the last
-            layer of every stage, as in the paper.
-        depth: Number of transformer blocks.
-        stages: Number of stages.
-
-    Returns:
-        Ascending layers between 1 and ``depth``.
+    Negative ones count from the end, -1 being the last. ``None`` stands for the last layer of every stage, as in the
+    paper.
 
     Raises:
         ValueError: If ``layers`` is empty, repeats a layer or leaves the valid range.

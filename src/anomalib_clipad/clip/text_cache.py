@@ -41,14 +41,7 @@ class TextCache:
         return None if self.folder is None else self.folder / f"{cache_key(description)}.safetensors"
 
     def load(self, description: Mapping[str, str]) -> Tensor | None:
-        """Read text embeddings.
-
-        Args:
-            description: All that determines the embeddings, as strings.
-
-        Returns:
-            Text embeddings (C, 2), or None when there are none or the file is not what it should be.
-        """
+        """Read text embeddings (C, 2) by all that determines them; None where there is no file, or no good one."""
         path = self.path(description)
         if path is None:
             return None

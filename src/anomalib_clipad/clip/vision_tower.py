@@ -59,13 +59,7 @@ class VisionTower(Protocol):
 
 
 def check_tower(visual: nn.Module) -> VisionTower:
-    """Refuse a vision tower that the surgery path is not defined for.
-
-    Args:
-        visual: Vision tower of a CLIP model.
-
-    Returns:
-        The same object, with the parts that the surgery needs.
+    """Return the vision tower of a CLIP model if the surgery path is defined for it.
 
     Raises:
         TypeError: If it is anything but a ViT with a class token, class-token pooling and standard attention.
@@ -135,13 +129,8 @@ def patch_grid(visual: VisionTower, image_size: tuple[int, int]) -> tuple[int, i
 def interpolate_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """Resize learnt position embeddings to another patch grid, as open_clip does when it loads weights.
 
-    Args:
-        positions: Position embeddings, class token first, of shape ``(1 + h * w, D)`` for a native grid ``(h, w)``.
-        native: Patch grid that the embeddings were learnt for.
-        grid: Patch grid wanted.
-
-    Returns:
-        Position embeddings ``(1 + N, D)`` of the wanted grid; the input itself where the grids are equal.
+    Those of the native grid ``(h, w)`` have the shape ``(1 + h * w, D)``, class token first; the wanted ones
+    ``(1 + N, D)``. Where the grids are equal the input itself is returned.
     """
     if tuple(native) == tuple(grid):
         return positions
@@ -151,13 +140,9 @@ def interpolate_positions(positions: Tensor, native: tuple[int, int], grid: tupl
 
 
 def embed_image(visual: VisionTower, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Turn an image into the tokens that enter the first transformer block.
+    """Turn normalised images ``(B, 3, H, W)`` into the tokens that enter the first transformer block.
 
     Patch dropout, a training regulariser, is left out: an anomaly map needs every patch.
-
-    Args:
-        visual: Vision tower accepted by :func:`check_tower`.
-        image: Normalised images ``(B, 3, H, W)``, with H and W divisible by the patch size.
 
     Returns:
         Tokens ``(B, 1 + N, D)``, class token first, and the patch grid (height, width).

@@ -93,13 +93,9 @@ def is_openai_format(weights: Mapping[str, Tensor]) -> bool:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, source: str) -> None:
-    """Copy weights into a model after checking that they are all there and fit; otherwise the model is not touched.
+    """Copy weights into a model, in its precision, if they are all there and fit; otherwise the model is not touched.
 
-    Args:
-        model: Model to fill.
-        weights: Weights by name. Their precision is converted to that of the model.
-        name: Name of the model's architecture, for the error message.
-        source: Where the weights come from, for the error message.
+    The error message says the ``name`` of the architecture and the ``source`` of the weights.
 
     Raises:
         ValueError: If the weights are of another architecture.

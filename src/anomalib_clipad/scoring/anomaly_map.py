@@ -45,7 +45,7 @@ def patch_scores(embeddings: Tensor, text_embeddings: Tensor, *, feature_surgery
 
     Args:
         embeddings: Surgery tokens of the layer, class token first, ``(B, 1 + N, C)``; need not be normalised.
-        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        text_embeddings: As in :func:`cosines`.
         feature_surgery: Weight both texts by the class token. Otherwise they weigh the same, ``(s_a - s_n) / 2``: an
             ablation.
 
@@ -63,8 +63,8 @@ def class_probability(embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
     """Probability that an image is anomalous, by its class token alone, as in zero-shot classification.
 
     Args:
-        embeddings: Tokens of the last layer, class token first, ``(B, 1 + N, C)``; need not be normalised.
-        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        embeddings: Tokens of the last layer, as in :func:`cosines`.
+        text_embeddings: As in :func:`cosines`.
         logit_scale: Factor on the cosines before the softmax; 100 is what CLIP models are trained towards.
 
     Returns:
@@ -115,7 +115,7 @@ def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
 
     Args:
         patch_embeddings: Patch embeddings ``(B, N, C)``, see ``LinearHeads``; need not be normalised.
-        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
+        text_embeddings: As in :func:`cosines`.
         logit_scale: Factor on the cosines, as in :func:`class_probability`.
 
     Returns:
@@ -128,15 +128,7 @@ def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
 
 
 def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Upsample the logits of one head to pixels; the loss is computed from these.
-
-    Args:
-        logits: Logits of the patches ``(..., N)``, see :func:`head_logits`.
-        grid: Height and width of the patch grid.
-        size: Height and width of the map, in pixels.
-
-    Returns:
-        Logits ``(..., H, W)``.
+    """Upsample logits of heads ``(..., N)`` from the patch grid to pixels, ``(..., H, W)``, which the loss is made of.
 
     Raises:
         ValueError: If N is not the number of patches of the grid.
