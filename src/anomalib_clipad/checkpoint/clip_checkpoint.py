@@ -10,7 +10,7 @@ from torch import nn
 from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY
 from anomalib_clipad.checkpoint.reader import open_checkpoint
 from anomalib_clipad.checkpoint.settings import check_model, check_settings, describe_model, describe_settings
-from anomalib_clipad.checkpoint.transform import InputDescription, describe_input, reconcile_input, save_input
+from anomalib_clipad.checkpoint.transform import describe_input, reconcile_input
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.scoring.torch_model import SDPModel
@@ -30,10 +30,7 @@ else:
 
 
 class ClipCheckpoint(_Base):
-    """Checkpoints without the frozen CLIP, checked before they are used; part of ``ClipModule``.
-
-    The class that mixes this in has ``model`` and ``collaborators``.
-    """
+    """Checkpoints without the frozen CLIP, checked before they are used; part of ``ClipModule``."""
 
     model: SDPModel
     collaborators: Any
@@ -57,9 +54,9 @@ class ClipCheckpoint(_Base):
         Args:
             checkpoint_path: Path, or a file that is open for reading bytes.
             map_location: Where the model goes, whatever device the checkpoint was saved on.
-            hparams_file: YAML file of arguments to use instead of the checkpoint's.
+            hparams_file: As in the host.
             strict: As in the host.
-            weights_only: Not used: nothing in a checkpoint is executed.
+            weights_only: Not used: nothing in a checkpoint is ever executed.
             options: Arguments of the class that differ from when the checkpoint was saved.
 
         Raises:
@@ -73,16 +70,7 @@ class ClipCheckpoint(_Base):
 
     @classmethod
     def load(cls, checkpoint: str | Path, **options: Any) -> "Self":
-        """Open a checkpoint for use from Python; a new model is made by the class itself, ``SDP(...)``.
-
-        Args:
-            checkpoint: Checkpoint of anomalib.
-            options: Arguments of the class that differ from when it was saved.
-
-        Raises:
-            FileNotFoundError: If the checkpoint does not exist.
-            ValueError: If it is damaged or hostile, does not fit the model, or an option is invalid.
-        """
+        """Open a checkpoint for use from Python, as :meth:`load_from_checkpoint` does, in evaluation mode."""
         return cls.load_from_checkpoint(checkpoint, **options).eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -99,8 +87,10 @@ class ClipCheckpoint(_Base):
             if key not in {component.__qualname__ for component in components}
         }
         collaborators = self.collaborators
-        checkpoint[CHECKPOINT_KEY] = describe_model(self.model, collaborators.backbone, collaborators.text_engine)
-        save_input(checkpoint[CHECKPOINT_KEY], self._describe_input())
+        checkpoint[CHECKPOINT_KEY] = {
+            **describe_model(self.model, collaborators.backbone, collaborators.text_engine),
+            "input": describe_input(self.pre_processor, collaborators.image_size),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's classes.
@@ -110,10 +100,12 @@ class ClipCheckpoint(_Base):
         """
         collaborators = self.collaborators
         saved = check_model(checkpoint, self.model, collaborators.backbone)
-        default = describe_input(collaborators.pre_processor(), collaborators.image_size)
-        attached = attached_trainer(self) is not None
-        reconcile_input(checkpoint, saved, self._describe_input(), default, attached=attached)
-        check_settings(saved.get("settings", {}), describe_settings(self.model, collaborators.text_engine))
+        actual, default = (
+            describe_input(pre_processor, collaborators.image_size)
+            for pre_processor in (self.pre_processor, collaborators.pre_processor())
+        )
+        reconcile_input(checkpoint, saved["input"], actual, default, attached=attached_trainer(self) is not None)
+        check_settings(saved["settings"], describe_settings(self.model, collaborators.text_engine))
         super().on_load_checkpoint(checkpoint)
         # A checkpoint of version 0.1 names its classes only here.
         checkpoint["state_dict"].setdefault(_CLASSES, {"class_names": saved["class_names"]})
@@ -129,9 +121,6 @@ class ClipCheckpoint(_Base):
         texts.replace(names, texts.embeddings.new_zeros(len(names), *texts.embeddings.shape[1:]))
         if isinstance(self.post_processor, CategoryPostProcessor):
             self.post_processor.resize(max(1, len(names)))
-
-    def _describe_input(self) -> InputDescription:
-        return describe_input(self.pre_processor, self.collaborators.image_size)
 
 
 def _miss_nothing_left_out(module: nn.Module, found: Any) -> None:

@@ -6,8 +6,7 @@ The host lets a checkpoint's transform replace the model's, whatever the user as
 the model's; and a transform that it cannot save it drops, normalisation included.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -16,37 +15,21 @@ from anomalib_clipad.data.image_list import engine_transform
 SPECIFICATION = "anomalib_pre_processor_config"
 """Entry of a checkpoint from which the host restores the transform."""
 
-_ENTRY = "input"
 
-
-class InputDescription(NamedTuple):
-    """What a model does to images before they enter the tower.
-
-    Attributes:
-        image_size: Height and width that the model was asked for, in pixels.
-        transform: Text of the transform; ``None`` for none.
-    """
-
-    image_size: tuple[int, int]
-    transform: str | None
-
-
-def describe_input(pre_processor: nn.Module | None, image_size: tuple[int, int]) -> InputDescription:
-    """Describe the input of a model by its pre-processor and the size it was asked for."""
+def describe_input(pre_processor: nn.Module | None, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Describe the input of a model as plain data: the size it was asked for, and the text of the transform."""
     transform = engine_transform(pre_processor)
-    return InputDescription(image_size, None if transform is None else " ".join(repr(transform).split()))
-
-
-def save_input(own_entry: dict[str, Any], description: InputDescription) -> None:
-    """Add a description to a checkpoint's entry of this package, as plain data."""
-    own_entry[_ENTRY] = {"image_size": list(description.image_size), "transform": description.transform}
+    return {
+        "image_size": list(image_size),
+        "transform": None if transform is None else " ".join(repr(transform).split()),
+    }
 
 
 def reconcile_input(
     checkpoint: dict[str, Any],
-    own_entry: Mapping[str, Any],
-    actual: InputDescription,
-    default: InputDescription,
+    saved: dict[str, Any],
+    actual: dict[str, Any],
+    default: dict[str, Any],
     *,
     attached: bool,
 ) -> None:
@@ -55,7 +38,7 @@ def reconcile_input(
     Args:
         checkpoint: Checkpoint that is being loaded. Where the host could not save the transform and the model has it
             already, the entry by which it would be dropped is removed.
-        own_entry: The checkpoint's entry of this package.
+        saved: Input of the model that was saved, as :func:`describe_input` describes it.
         actual: Input of the model as it is.
         default: Input of the model if it were given no pre-processor.
         attached: Whether the model is with a trainer already, whose datasets resize by the model's own transform.
@@ -63,23 +46,20 @@ def reconcile_input(
     Raises:
         ValueError: If the transforms differ and the user has to decide.
     """
-    if _ENTRY not in own_entry:
-        return
-    saved = InputDescription(tuple(own_entry[_ENTRY]["image_size"]), own_entry[_ENTRY]["transform"])
-    if saved.image_size != actual.image_size:
+    if saved["image_size"] != actual["image_size"]:
         msg = (
-            f"Expected image_size to be {list(saved.image_size)}, at which the checkpoint was made and calibrated, but "
-            f"got {list(actual.image_size)}. Pass the checkpoint's, or begin at another size without the checkpoint; "
+            f"Expected image_size to be {saved['image_size']}, at which the checkpoint was made and calibrated, but "
+            f"got {actual['image_size']}. Pass the checkpoint's, or begin at another size without the checkpoint; "
             "SDP+ can still take its heads from it (heads)."
         )
         raise ValueError(msg)
-    restorable = saved.transform is None or (checkpoint.get(SPECIFICATION) or {}).get("transform") is not None
-    if saved.transform == actual.transform:
+    restorable = saved["transform"] is None or (checkpoint.get(SPECIFICATION) or {}).get("transform") is not None
+    if saved["transform"] == actual["transform"]:
         if not restorable:
             checkpoint.pop(SPECIFICATION, None)
     elif attached or not restorable or actual != default:
         msg = (
-            f"Expected pre_processor to be the checkpoint's, {saved.transform}, but got {actual.transform}. "
+            f"Expected pre_processor to be the checkpoint's, {saved['transform']}, but got {actual['transform']}. "
             "Pass the pre_processor that it was saved with."
         )
         raise ValueError(msg)

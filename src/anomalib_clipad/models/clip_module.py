@@ -33,7 +33,6 @@ from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
-from anomalib_clipad.scoring.heads import LinearHeads
 from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
 
@@ -49,8 +48,8 @@ if TYPE_CHECKING:
 class ClipModule(ClipExport, ClipCheckpoint):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
-    The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. In
-    between must be nothing, since the host reads the user's arguments off the caller of its constructor.
+    The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. It must
+    call it itself, since the host reads the user's arguments off the caller.
     """
 
     model: SDPModel
@@ -74,7 +73,6 @@ class ClipModule(ClipExport, ClipCheckpoint):
         collaborators: Collaborators,
         class_name: str | None,
         calibrate_unlabelled: bool,
-        heads: LinearHeads | None,
         sigma: float | None,
         **settings: Any,
     ) -> None:
@@ -83,7 +81,7 @@ class ClipModule(ClipExport, ClipCheckpoint):
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled
         visual = collaborators.backbone.model.visual
-        self.model = SDPModel(visual, heads, sigma=collaborators.sigma(sigma), **settings)
+        self.model = SDPModel(visual, sigma=collaborators.sigma(sigma), **settings)
         self.borrowed = Borrowed()
         self._set_up_loading()
 
@@ -121,10 +119,8 @@ class ClipModule(ClipExport, ClipCheckpoint):
         strategy = self.trainer.strategy
         self.borrowed.replace(strategy, "checkpoint_io", CheckedReader(strategy.checkpoint_io))
         share_results_folder(self.trainer)
-        if self.class_name is not None:
-            self._indices([self.class_name])
-        else:
-            self._indices(getattr(self._datamodule, "categories", ()))
+        known = getattr(self._datamodule, "categories", ()) if self.class_name is None else [self.class_name]
+        self._indices(known)
 
     def forward(self, batch: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Run pre-processing, model and post-processing on raw images, with the engine's results.
@@ -142,20 +138,12 @@ class ClipModule(ClipExport, ClipCheckpoint):
         raw = self.model(pre_process(self.pre_processor, batch), class_index)
         return post_process(self.post_processor, raw, class_index)
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
-        """Score a batch; the post-processor calibrates itself on the result."""
-        del args, kwargs
-        return self._score(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> Batch:
-        """Score a batch."""
-        del batch_idx, args, kwargs
-        return self._score(batch)
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Batch:
-        """Score a batch."""
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Batch:
+        """Score a batch; in validation the post-processor calibrates itself on the result."""
         del batch_idx, dataloader_idx
-        return self._score(batch)
+        return batch.update(**self.model(batch.image, self.class_index(batch))._asdict())
+
+    validation_step = predict_step = test_step
 
     @torch.no_grad()
     def predict(
@@ -224,20 +212,14 @@ class ClipModule(ClipExport, ClipCheckpoint):
             Indices (B,) into ``class_names``.
         """
         paths = batch.image_path or [""] * batch.batch_size
-        if self.class_name is not None:
-            names = [self.class_name] * len(paths)
-        else:
-            names = image_categories(self._datamodule, paths) or [UNNAMED] * len(paths)
+        known = image_categories(self._datamodule, paths) if self.class_name is None else None
+        names = known or [self.class_name or UNNAMED] * len(paths)
         return torch.tensor(self._indices(names), device=batch.image.device)
 
     @property
     def _datamodule(self) -> Any:
         """The trainer's datamodule; None without a trainer, or where dataloaders were passed."""
         return getattr(attached_trainer(self), "datamodule", None)
-
-    def _score(self, batch: Batch) -> Batch:
-        predictions = self.model(batch.image, self.class_index(batch))
-        return batch.update(**predictions._asdict())
 
     def _score_images(
         self, images: Images, class_name: str | Sequence[str] | None, batch_size: int, skipped: list[PredictionRow]

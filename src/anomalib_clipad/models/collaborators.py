@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from anomalib.pre_processing import PreProcessor
+from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
@@ -37,9 +38,9 @@ class Collaborators(NamedTuple):
     text_engine: TextEngine
     image_size: tuple[int, int]
 
-    def pre_processor(self) -> PreProcessor:
-        """The default pre-processor."""
-        return make_pre_processor(self.image_size, self.backbone.mean, self.backbone.std)
+    def pre_processor(self, given: nn.Module | bool = True) -> nn.Module | bool:
+        """The pre-processor that was given, or the default one for ``True``."""
+        return make_pre_processor(self.image_size, self.backbone.mean, self.backbone.std) if given is True else given
 
     def sigma(self, sigma: float | None) -> float:
         """Standard deviation of the blur in pixels; ``None`` stands for the paper's, scaled to the input."""

@@ -29,26 +29,25 @@ class SDP(ClipModule, AnomalibModule):
             the paper's ``laion400m_e31``.
         class_name: What the images show. By default the datamodule's category, in a test set over several categories
             each image's own, else "object".
-        prompts: Name of a ready prompt set, YAML file or mapping of states, templates and class names, see
-            :func:`~anomalib_clipad.clip.prompt_ensemble.resolve_prompts`. ``None`` for the paper's.
+        prompts: Name of a ready prompt set (industrial, medical), YAML file or mapping of states, templates and class
+            names, see README.md. ``None`` for the paper's.
         strategy: How representative text vectors are selected: mean, pca, kde, dbscan or mean_shift.
         strategy_params: Parameters of the strategy that differ from the paper's, such as ``{"eps": 1.5}``.
         layers: Tapped layers, 1-based; ``None`` for the ends of the four stages.
-        taps: ``"reference"`` or ``"block"``, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
+        taps: What a tapped layer is: ``"reference"`` as in the published results, ``"block"`` as in the textbook.
         sigma: Gaussian blur in pixels of the input; ``None`` for the paper's 8 pixels at 240, scaled to the input.
         image_size: Height and width of the input in pixels, or one number for both; ``None`` for the backbone's own.
         calibrate_unlabelled: In prediction, first set ranges and thresholds of each class from the images of the run,
             which need no labels; each image is scored twice. See docs/thresholds.md.
+        text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
+        pre_processor: Pre-processor, or whether to use the default one.
+        post_processor: Post-processor, or whether to use the default, ``CategoryPostProcessor``. Without one
+            ``pred_score`` is the class token's probability alone.
+        evaluator: Evaluator, or whether to use the default, ``CategoryEvaluator``.
+        visualizer: Visualizer, or whether to use the default, ``CategoryVisualizer``.
         staged: Restart the surgery path at each of the four stages. False is an ablation: one stage of all blocks.
         architecture_surgery: Score value-value attention. False is an ablation: the patch tokens of the plain tower.
         feature_surgery: Weight both texts by the class token. False is an ablation: both weigh the same.
-        text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
-        pre_processor: Pre-processor, or whether to use the default one.
-        post_processor: Post-processor, or whether to use the default,
-            ``CategoryPostProcessor``. Without one ``pred_score`` is the class
-            token's probability alone.
-        evaluator: Evaluator, or whether to use :class:`~anomalib_clipad.metrics.evaluator.CategoryEvaluator`.
-        visualizer: Visualizer, or whether to use :class:`~anomalib_clipad.prediction.visualizer.CategoryVisualizer`.
 
     Raises:
         FileNotFoundError: If a weights or prompts file does not exist.
@@ -85,27 +84,13 @@ class SDP(ClipModule, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        collaborators = find_collaborators(
+        parts = find_collaborators(
             backbone, pretrained, class_name, prompts, strategy, strategy_params, image_size, text_cache_dir
         )
-        super().__init__(
-            pre_processor=collaborators.pre_processor() if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        self._build(
-            collaborators,
-            class_name,
-            calibrate_unlabelled,
-            heads=None,
-            sigma=sigma,
-            layers=layers,
-            taps=taps,
-            staged=staged,
-            architecture_surgery=architecture_surgery,
-            feature_surgery=feature_surgery,
-        )
+        super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
+        ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
+        settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
+        self._build(parts, class_name, calibrate_unlabelled, sigma, **settings)
 
     @property
     def learning_type(self) -> LearningType:

@@ -29,22 +29,16 @@ from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.models.clip_module import ClipModule
 from anomalib_clipad.models.collaborators import find_collaborators
+from anomalib_clipad.models.lightning_model import SDP
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.loss import segmentation_loss
-from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint, TokenCaching
-from anomalib_clipad.training.token_cache import CachePlace, TokenBatch
+from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint
+from anomalib_clipad.training.token_cache import CachePlace, TokenBatch, train_on_tokens
 
 logger = logging.getLogger(__name__)
 
 HEADS_FILE = "heads.safetensors"
 """Name of the file of trained heads in the results folder."""
-
-_PAPER_SEED = 42
-
-_NO_HEADS = (
-    "Expected SDPPlus to have trained heads, but got none. Give a file (--model.heads heads.safetensors) or a "
-    "checkpoint (--ckpt_path), or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
-)
 
 
 class SDPPlus(ClipModule, AnomalibModule):
@@ -55,23 +49,13 @@ class SDPPlus(ClipModule, AnomalibModule):
     apart: ``MVTec``, ``VisA``, ``SyntheticDefects`` and ``Transfer`` of this package train on an auxiliary one.
 
     With heads, from a file or a checkpoint, the model is zero-shot. Without, it trains:
-    ``anomalib train --model anomalib_clipad.SDPPlus --data MVTec``.
+    ``anomalib train --model anomalib_clipad.SDPPlus --data MVTec``. Heads work only with the backbone, layers and taps
+    that they were trained with.
 
     Args:
-        backbone: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        pretrained: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         heads: File of trained heads: a ``.safetensors`` file of this package, a checkpoint, or an authors' file;
             ``"embedded"`` for those that ship with ``clipad-tiny``.
-        class_name: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        prompts: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        strategy: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        strategy_params: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        layers: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        taps: As in ``SDP``; heads work only with those they were trained on.
-        sigma: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
-        image_size: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        calibrate_unlabelled: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
         learning_rate: Learning rate of Adam; the paper's is 1e-4.
         lr_scheduler: Makes a scheduler of the optimiser, which steps after each epoch: on the command line its class,
             ``--model.lr_scheduler CosineAnnealingLR --model.lr_scheduler.T_max 5``; ``None`` for a constant rate.
@@ -82,11 +66,6 @@ class SDPPlus(ClipModule, AnomalibModule):
             over each only once; ``None`` for no cache.
         validate_every_epoch: Validate after each epoch, for early stopping, and not only at the end. The trainer's own
             ``check_val_every_n_epoch`` is followed where it is not 1, Lightning's default.
-        text_cache_dir: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        pre_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        post_processor: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        evaluator: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
-        visualizer: As in :class:`~anomalib_clipad.models.lightning_model.SDP`.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -130,27 +109,14 @@ class SDPPlus(ClipModule, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        collaborators = find_collaborators(
+        parts = find_collaborators(
             backbone, pretrained, class_name, prompts, strategy, strategy_params, image_size, text_cache_dir
         )
-        super().__init__(
-            pre_processor=collaborators.pre_processor() if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", _PAPER_SEED)) if seed is None else seed
-        linear_heads, self.heads_metadata = make_heads(collaborators.backbone, layers, taps, heads, self.seed)
-        self._build(
-            collaborators,
-            class_name,
-            calibrate_unlabelled,
-            linear_heads,
-            sigma,
-            layers=layers,
-            taps=taps,
-            head_weight=head_weight,
-        )
+        super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "42")) if seed is None else seed
+        linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
+        settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
+        self._build(parts, class_name, calibrate_unlabelled, sigma, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
         self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch
@@ -185,10 +151,7 @@ class SDPPlus(ClipModule, AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Return the host's components and, where heads are to be trained, what their training needs."""
         callbacks = super().configure_callbacks()
-        if not self.has_heads:
-            caching = [] if self.token_cache is None else [TokenCaching(self.token_cache, self._tap)]
-            callbacks += [*caching, CompleteModel(), ResumeCheckpoint()]
-        return callbacks
+        return callbacks if self.has_heads else [*callbacks, CompleteModel(), ResumeCheckpoint()]
 
     def train(self, mode: bool = True) -> "SDPPlus":
         """Set the mode of all but the frozen tower, which Lightning would put in training mode too."""
@@ -215,6 +178,11 @@ class SDPPlus(ClipModule, AnomalibModule):
         require_labelled_training_data(self._datamodule)
         if self.class_name is None:  # all now: processes meet them in orders of their own
             self._indices(getattr(self._datamodule, "auxiliary_categories", ()))
+
+    def on_fit_start(self) -> None:
+        """Run the tower over the training images, where their tokens are to be cached."""
+        if self.token_cache is not None:
+            train_on_tokens(self.trainer, self.borrowed, self.token_cache, self._tap)
 
     def training_step(self, batch: ImageBatch | TokenBatch, batch_idx: int) -> Tensor:
         """Loss of a batch: focal and Dice of each head's map.
@@ -256,7 +224,11 @@ class SDPPlus(ClipModule, AnomalibModule):
             RuntimeError: If the model has no heads.
         """
         if not self.has_heads:
-            raise RuntimeError(_NO_HEADS)
+            msg = (
+                "Expected SDPPlus to have trained heads, but got none. Give a file (--model.heads FILE), a checkpoint "
+                "(--ckpt_path FILE), or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
+            )
+            raise RuntimeError(msg)
 
     on_predict_start = on_test_start
 
@@ -306,18 +278,23 @@ class SDPPlus(ClipModule, AnomalibModule):
         """What the heads were made for; of heads that were loaded, what their file says."""
         if self.heads_metadata is not None:
             return self.heads_metadata
-        clip, datamodule, hyper_parameters = self.collaborators.backbone, self._datamodule, self.hparams
+        clip, datamodule = self.collaborators.backbone, self._datamodule
         return HeadsMetadata(
-            backbone=clip.name,
-            pretrained=clip.pretrained,
-            fingerprint=clip.fingerprint,
-            layers=self.model.layers,
-            taps=self.model.taps,
+            clip.name,
+            clip.pretrained,
+            clip.fingerprint,
+            self.model.layers,
+            self.model.taps,
             auxiliary=", ".join(getattr(datamodule, "auxiliary_names", ())) or None,
             categories=tuple(getattr(datamodule, "auxiliary_categories", ())),
-            prompts=str(hyper_parameters.get("prompts") or "industrial"),
-            strategy=hyper_parameters.get("strategy"),
+            prompts=str(self.hparams.get("prompts") or "industrial"),
+            strategy=self.hparams.get("strategy"),
             seed=self.seed,
             steps=self.trainer.global_step,
             metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
         )
+
+
+if SDP.__doc__ and SDPPlus.__doc__:  # `--help` takes the words for an argument from the class's own docstring alone
+    _shared = SDP.__doc__.partition("Args:\n")[2].partition("        staged:")[0]  # and what follows, the ablations
+    SDPPlus.__doc__ = SDPPlus.__doc__.replace("Args:\n", f"Args:\n{_shared}")

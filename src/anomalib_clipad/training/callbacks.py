@@ -1,28 +1,20 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""What training SDP+ needs beside its steps: recovery from a kill, a complete model at the end, cached tokens."""
+"""What training SDP+ needs beside its steps: recovery from a kill, and a complete model at the end."""
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.callbacks import ModelCheckpoint
-from anomalib.data import ImageBatch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from anomalib_clipad.checkpoint.reader import CheckedReader
 from anomalib_clipad.host.trainer import close_epoch, is_last_epoch, validate_now
-from anomalib_clipad.scoring.heads import TappedPatches
-from anomalib_clipad.training.token_cache import CachePlace, cache_tokens
-
-logger = logging.getLogger(__name__)
 
 RESUME_FILE = Path("checkpoints", "resume.ckpt")
 """Where a training can be resumed from, below the results folder."""
@@ -117,68 +109,6 @@ class CompleteModel(Callback):
                 path = callback.format_checkpoint_name({})
                 save_atomically(trainer, Path(path), weights_only=True)
                 callback.best_model_path = path  # the callback itself has written none where nothing was validated
-
-
-class TokenCaching(Callback):
-    """Exchanges the training images for their tokens while the heads are trained.
-
-    Args:
-        place: Where to keep the tokens.
-        tap: Patches of a batch that comes straight from the dataset.
-    """
-
-    def __init__(self, place: CachePlace, tap: Callable[[ImageBatch], TappedPatches]) -> None:
-        self._place: CachePlace = place
-        self._tap = tap
-        self._images: Any = None
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the tower over the images.
-
-        Raises:
-            RuntimeError: If the tokens do not fit.
-            ValueError: If there is no datamodule, or it augments the training images.
-        """
-        del pl_module
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        if datamodule is None:
-            msg = f"Expected a datamodule to take images from for token_cache={self._place!r}, but got dataloaders."
-            raise ValueError(msg)
-        if getattr(datamodule, "train_augmentations", None) is not None:
-            msg = (
-                f"Expected token_cache to be None where training images are augmented, but got {self._place!r}: an "
-                "image would be cached as it is augmented once, for all epochs. Choose token_cache=None or leave out "
-                "train_augmentations."
-            )
-            raise ValueError(msg)
-        images = datamodule.train_data
-        loader = DataLoader(
-            images,
-            batch_size=datamodule.eval_batch_size,
-            num_workers=datamodule.num_workers,
-            collate_fn=images.collate_fn,
-        )
-        with trainer.precision_plugin.train_step_context():
-            datamodule.train_data = cache_tokens(
-                loader,
-                self._tap,
-                self._place,
-                folder=Path(trainer.default_root_dir),
-                processes=trainer.num_devices,
-                progress=trainer.is_global_zero,
-            )
-        self._images = images
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the images back to the datamodule; nothing else holds the tokens, or the file with them."""
-        del pl_module
-        if self._images is not None:
-            trainer.datamodule.train_data, self._images = self._images, None  # type: ignore[attr-defined]
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Do the same after an exception."""
-        del exception
-        self.on_fit_end(trainer, pl_module)
 
 
 def save_atomically(trainer: Any, path: Path, *, weights_only: bool = False) -> None:

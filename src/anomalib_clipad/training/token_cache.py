@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torchvision.tv_tensors import Mask
 from tqdm import tqdm
 
 from anomalib_clipad.scoring.heads import TappedPatches
+from anomalib_clipad.training.borrowed import Borrowed
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +33,6 @@ CachePlace = Literal["memory", "disk"]
 
 _SPARE = 0.1
 """Share of the free memory or disk that is left alone."""
-
-
-class CachedItem(NamedTuple):
-    """One image: patches (L, N, D) in half precision, mask (H, W), path."""
-
-    tokens: Tensor
-    mask: Tensor
-    image_path: str
 
 
 @dataclass
@@ -65,7 +58,7 @@ class TokenBatch:
 
 
 class CachedTokens(Dataset):
-    """Drop-in for a training dataset that yields tokens instead of images.
+    """Drop-in for a training dataset that yields tokens instead of images; an item is an index, a batch is read whole.
 
     Args:
         tokens: (M, L, N, D) of M images, float16.
@@ -83,17 +76,50 @@ class CachedTokens(Dataset):
     def __len__(self) -> int:
         return len(self.image_paths)
 
-    def __getitem__(self, index: int) -> CachedItem:
-        return CachedItem(self.tokens[index], self.masks[index], self.image_paths[index])
+    def __getitem__(self, index: int) -> int:
+        return index
 
-    def collate_fn(self, items: Sequence[CachedItem]) -> TokenBatch:
-        """Join items into a batch."""
+    def collate_fn(self, indices: list[int]) -> TokenBatch:
+        """Read a batch."""
+        layers = torch.stack([self.tokens[index] for index in indices], dim=1).float()
+        paths = [self.image_paths[index] for index in indices]
         return TokenBatch(
-            patches=TappedPatches(list(torch.stack([item.tokens for item in items], dim=1).float()), self.grid),
-            gt_mask=Mask(torch.stack([item.mask for item in items])),
-            image_path=[item.image_path for item in items],
-            image=torch.zeros(1, 3, 1, 1),
+            TappedPatches(list(layers), self.grid), Mask(self.masks[indices]), paths, image=torch.zeros(1, 3, 1, 1)
         )
+
+
+def train_on_tokens(
+    trainer: Any, borrowed: Borrowed, place: CachePlace, tap: Callable[[ImageBatch], TappedPatches]
+) -> None:
+    """Exchange the training images of a run for their tokens; the datamodule gets them back when it ends.
+
+    Args:
+        trainer: The trainer, before it makes its dataloaders.
+        borrowed: What gives the images back.
+        place: Where to keep the tokens.
+        tap: Patches of a batch that comes straight from the dataset.
+
+    Raises:
+        RuntimeError: If the tokens do not fit.
+        ValueError: If there is no datamodule, or it augments the training images.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is None:
+        msg = f"Expected a datamodule to take images from for token_cache={place!r}, but got dataloaders."
+        raise ValueError(msg)
+    if getattr(datamodule, "train_augmentations", None) is not None:
+        msg = (
+            f"Expected token_cache to be None where training images are augmented, but got {place!r}: an image would "
+            "be cached as it is augmented once, for all epochs. Choose token_cache=None, or no train_augmentations."
+        )
+        raise ValueError(msg)
+    images = datamodule.train_data
+    workers = {"num_workers": datamodule.num_workers, "collate_fn": images.collate_fn}
+    loader = DataLoader(images, batch_size=datamodule.eval_batch_size, **workers)
+    folder = Path(trainer.default_root_dir)
+    with trainer.precision_plugin.train_step_context():
+        tokens = cache_tokens(loader, tap, place, folder, trainer.num_devices, progress=trainer.is_global_zero)
+    borrowed.replace(datamodule, "train_data", tokens)
 
 
 def cache_tokens(

@@ -14,7 +14,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anomalib_clipad import SDP
-from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY
 from tiny import make_engine, sdp
 
 
@@ -113,12 +112,3 @@ def test_the_engine_does_not_resize_to_two_sizes_one_after_the_other(tmp_path):
     with pytest.raises(ValueError, match="Expected pre_processor to be the checkpoint's"):
         predict(sdp(visualizer=False), own, tmp_path)
     predict(sdp(visualizer=False, pre_processor=make_pre_processor()), own, tmp_path)
-
-
-def test_a_checkpoint_without_the_description_loads(tmp_path):
-    path = save(make_model(), tmp_path / "model.ckpt")
-    checkpoint = torch.load(path, weights_only=True)
-    del checkpoint[CHECKPOINT_KEY]["input"]
-    torch.save(checkpoint, path)
-
-    assert SDP.load(path).class_names == ["nut"]

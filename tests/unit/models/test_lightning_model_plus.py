@@ -14,6 +14,7 @@ from anomalib import LearningType
 from anomalib.data import MVTecAD, PredictDataset
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim.lr_scheduler import ExponentialLR
@@ -110,6 +111,16 @@ def test_the_host_can_find_it_and_fits_it_only_without_heads(fit):
     assert SDPPlus in AnomalibModule.__subclasses__()
     assert make_model().learning_type is LearningType.ONE_CLASS
     assert fit().learning_type is LearningType.ZERO_SHOT
+
+
+def test_the_command_line_explains_every_argument(capsys):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(AnomalibModule, "model")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--model.help=anomalib_clipad.SDPPlus"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--model.sigma SIGMA Gaussian blur in pixels" in text
+    assert "--model.heads HEADS File of trained heads" in text
 
 
 def test_training_lowers_the_loss_and_changes_nothing_but_the_heads(fit, tmp_path):

@@ -75,7 +75,7 @@ def test_batches_are_those_of_the_tower(cached):
 
 def test_there_are_as_many_as_images(cached):
     assert len(cached) == M
-    assert [item.image_path for item in (cached[index] for index in range(M))] == [f"{n}.png" for n in range(M)]
+    assert cached.image_paths == [f"{n}.png" for n in range(M)]
 
 
 def test_worker_processes_read_the_same(cached):
@@ -108,7 +108,7 @@ def test_a_forked_process_shares_them(cached):
         cached.tokens[3] = 7.0
         os._exit(0)
     os.waitpid(child, 0)
-    assert torch.all(cached[3].tokens == 7.0)
+    assert torch.all(cached.tokens[3] == 7.0)
 
 
 def test_size_is_announced(place, tmp_path, caplog):
