@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from anomalib.cli import AnomalibCLI
+
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 
 
@@ -40,3 +43,33 @@ class Terminal:
         """Rows of the table of metrics by category."""
         with (self.results(*place) / "metrics_per_category.csv").open() as file:
             return {row["category"]: row for row in csv.DictReader(file)}
+
+
+class SameProcess(Terminal):
+    """The same commands in this process: a new one spends most of its time on imports."""
+
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        super().__init__(folder)
+        self.capfd, self.caplog = capfd, caplog
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def __call__(self, *arguments: str, succeeds: bool = True) -> str:
+        """Run the command and return what it printed and logged, and its error if it had one."""
+        error = ""
+        try:
+            AnomalibCLI(args=arguments)
+        except (Exception, SystemExit) as raised:
+            if succeeds:
+                raise
+            error = str(raised)
+        else:
+            assert succeeds
+        printed = self.capfd.readouterr()
+        return " ".join(f"{printed.out} {printed.err} {self.caplog.text} {error}".split())

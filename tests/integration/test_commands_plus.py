@@ -6,7 +6,7 @@ import pytest
 
 import layouts
 from anomalib_clipad.data.published import VISA
-from terminal import Terminal
+from terminal import SameProcess, Terminal
 from tiny import ON_TINY
 
 pytestmark = pytest.mark.slow
@@ -44,29 +44,31 @@ def test_heads_are_trained_on_visa_and_used_on_mvtec_and_back(anomalib: Terminal
         assert values[0] == pytest.approx(values[1], abs=1e-3)
 
 
-def test_a_datamodule_with_normal_images_alone_stops_at_once(anomalib: Terminal) -> None:
-    layouts.write_mvtec_ad(anomalib.folder / "data")
+def test_a_datamodule_with_normal_images_alone_stops_at_once(same_process: SameProcess) -> None:
+    layouts.write_mvtec_ad(same_process.folder / "data")
 
     data = ("--data", "MVTecAD", "--data.category", "bottle", "--data.root", "data", *IN_PROCESS)
-    output = anomalib("train", *SDP_PLUS, *data, succeeds=False)
+    output = same_process("train", *SDP_PLUS, *data, succeeds=False)
 
     assert "Expected the training images to be normal and anomalous ones with masks, but got 2 normal images" in output
     assert "run `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`" in output
-    assert not list(anomalib.folder.rglob("heads.safetensors"))
+    assert not list(same_process.folder.rglob("heads.safetensors"))
 
 
 @pytest.mark.parametrize("allow", [False, True])
-def test_the_target_as_its_own_auxiliary(anomalib: Terminal, allow: bool) -> None:
-    root = layouts.write_mvtec_ad(anomalib.folder / "data/MVTecAD", ["bottle", "metal_nut"])
+def test_the_target_as_its_own_auxiliary(same_process: SameProcess, allow: bool) -> None:
+    root = layouts.write_mvtec_ad(same_process.folder / "data/MVTecAD", ["bottle", "metal_nut"])
     auxiliary = ("--data.auxiliary", "MVTec", "--data.auxiliary.root", str(root))
     same = ("--data.auxiliary.categories", "metal_nut", "--data.allow_same", str(allow).lower())
 
-    output = anomalib("train", *SDP_PLUS, "--model.epochs", "1", *MVTEC, *auxiliary, *same, *IN_PROCESS, succeeds=allow)
+    output = same_process(
+        "train", *SDP_PLUS, "--model.epochs", "1", *MVTEC, *auxiliary, *same, *IN_PROCESS, succeeds=allow
+    )
 
     if allow:
         assert "the test on MVTec is NOT zero-shot" in output
-        assert list(anomalib.table("MVTec", "SDPPlus")) == ["bottle", "metal_nut", "mean"]
+        assert list(same_process.table("MVTec", "SDPPlus")) == ["bottle", "metal_nut", "mean"]
     else:
         assert "Expected auxiliary and target to be different datasets, but got both with MVTec AD metal_nut" in output
         assert "--data.allow_same true" in output
-        assert not list(anomalib.folder.rglob("heads.safetensors"))
+        assert not list(same_process.folder.rglob("heads.safetensors"))
