@@ -175,7 +175,8 @@ def sdp_map(
     """
     _check_patches("scores", scores, grid)
     mean_score = torch.stack([layer.float() for layer in scores]).mean(dim=0)
-    total, parts = resample(mean_score.unflatten(-1, grid), size, sigma) + 1, 2.0  # from [0, 2]
+    # In place: each new map of full size would cost as much as the blur.
+    total, parts = resample(mean_score.unflatten(-1, grid), size, sigma).add_(1), 2.0  # from [0, 2]
     if logits:
         if len(logits) != len(scores):
             msg = (
@@ -187,9 +188,9 @@ def sdp_map(
             msg = f"Expected head_weight to be a finite number, 0 or more, but got {head_weight}. The paper's is 1."
             raise ValueError(msg)
         from_heads = resample(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma=sigma)
-        total, parts = total + head_weight * from_heads, parts + head_weight
+        total, parts = total.add_(head_weight * from_heads), parts + head_weight
     # Rounding may leave a value a few 1e-8 outside, which would be enough for the host to squash the batch.
-    return (total / parts).clamp(0, 1)
+    return total.div_(parts).clamp_(0, 1)
 
 
 def _check_patches(name: str, layers: Sequence[Tensor], grid: tuple[int, int]) -> None:
