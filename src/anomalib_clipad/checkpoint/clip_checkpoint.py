@@ -89,6 +89,7 @@ class ClipCheckpoint(_Base):
         collaborators = self.collaborators
         checkpoint[CHECKPOINT_KEY] = {
             **describe_model(self.model, collaborators.backbone, collaborators.text_engine),
+            **self._describe_post_processor(),
             "input": describe_input(self.pre_processor, collaborators.image_size),
         }
 
@@ -106,9 +107,12 @@ class ClipCheckpoint(_Base):
         )
         reconcile_input(checkpoint, saved["input"], actual, default, attached=attached_trainer(self) is not None)
         check_settings(saved["settings"], describe_settings(self.model, collaborators.text_engine))
+        if "post_processor" in saved and self.post_processor is not None:
+            check_settings({"post_processor": saved["post_processor"]}, self._describe_post_processor())
         super().on_load_checkpoint(checkpoint)
         # A checkpoint of version 0.1 names its classes only here.
         checkpoint["state_dict"].setdefault(_CLASSES, {"class_names": saved["class_names"]})
+        self.loaded_classes = tuple(saved["class_names"])
 
     def get_extra_state(self) -> dict[str, Any]:
         """The names of the classes, without which their text vectors say nothing; part of ``state_dict``."""
@@ -121,6 +125,10 @@ class ClipCheckpoint(_Base):
         texts.replace(names, texts.embeddings.new_zeros(len(names), *texts.embeddings.shape[1:]))
         if isinstance(self.post_processor, CategoryPostProcessor):
             self.post_processor.resize(max(1, len(names)))
+
+    def _describe_post_processor(self) -> dict[str, str]:
+        """Whose calibration a checkpoint holds: another post-processor would start without any."""
+        return {} if self.post_processor is None else {"post_processor": type(self.post_processor).__name__}
 
 
 def _miss_nothing_left_out(module: nn.Module, found: Any) -> None:

@@ -4,6 +4,7 @@
 
 import struct
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 """Pillow's formats of more than 8 bits a channel. Made RGB, all values above 255 would turn white."""
 
 _CHANNELS = (1, 3, 4)
+
+_DECODING = Lock()
+"""Pillow decodes an opened image on first use; several threads may be given the same one."""
 
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for files that are broken in one way or another."""
@@ -66,7 +70,8 @@ def as_tensor(image: Image.Image | np.ndarray | Tensor) -> Tensor:
         torch.Size([3, 2, 4])
     """
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        with _DECODING:
+            return _from_pillow(image)
     if isinstance(image, np.ndarray):
         channels_last = image.dtype == np.uint8
         _check_dtype(image, valid=channels_last or np.issubdtype(image.dtype, np.floating))

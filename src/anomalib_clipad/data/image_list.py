@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, NoReturn
 
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.data.utils import get_image_filenames
 from anomalib.data.utils.image import is_image_file
 from anomalib.pre_processing import PreProcessor
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -23,6 +22,7 @@ from torchvision.transforms.v2 import Resize, Transform
 
 from anomalib_clipad.data.categories import UNNAMED
 from anomalib_clipad.data.image_files import Unreadable, as_tensor, read_image
+from anomalib_clipad.host.prediction import find_images
 
 BATCH_SIZE = 8
 """Images in a batch, unless told otherwise."""
@@ -58,7 +58,7 @@ def list_images(path: str | Path, root: str | Path | None = None) -> list[Listed
     """
     if Path(path).suffix.lower() == ".csv":
         return read_list(path, root)
-    return [ListedImage(str(file), position=position) for position, file in enumerate(get_image_filenames(path))]
+    return [ListedImage(str(file), position=position) for position, file in enumerate(find_images(path))]
 
 
 def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedImage]:
@@ -139,6 +139,7 @@ def read_ahead(
         threads: Images read at once.
 
     Raises:
+        OSError: If a Pillow image in memory cannot be decoded.
         TypeError: If something in memory is not an image.
         ValueError: If an image in memory is not valid.
     """
@@ -161,7 +162,7 @@ def read_ahead(
 def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> ReadImage | SkippedImage:
     try:
         image = read_image(source.path) if source.path else as_tensor(source.image).cpu()
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         msg = f"Image {source.position}: {error}"
         raise type(error)(msg) from error
     if isinstance(image, Unreadable):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anomalib_clipad.deploy.exported_model import CLASS_INPUT, ExportedModel, require_modules, staging
 from anomalib_clipad.deploy.transform import exportable_transform
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 
 OPSETS = range(18, 24)
 """Opsets that PyTorch's exporter writes without converting."""
@@ -48,11 +49,17 @@ def write_onnx(
 
     Raises:
         ModuleNotFoundError: If a package for ONNX is not installed.
-        ValueError: If ``input_size`` or an option is invalid.
+        ValueError: If ``input_size`` or an option is invalid, or the post-processor cannot be exported.
     """
     check_input_size(input_size)
     options = {"opset_version": OPSETS[0], **options}
     _check_options(options)
+    if exported.transform is None and input_size is None:
+        msg = (
+            "Expected input_size to be given for a model that does not resize its images, but got none. "
+            "Pass their height and width (--input_size)."
+        )
+        raise ValueError(msg)
     require_modules("onnx", "onnxscript")
     graph = ExportedModel(exportable_transform(exported.transform), exported.model, exported.post_processor).eval()
     example = _example(graph, input_size)
@@ -67,7 +74,17 @@ def write_onnx(
         **options,
     }
     with _quiet_exporter():
-        program: Any = torch.onnx.export(graph, example, **settings)
+        try:
+            program: Any = torch.onnx.export(graph, example, **settings)
+        except torch.onnx.OnnxExporterError as error:
+            if isinstance(graph.post_processor, CategoryPostProcessor | None):
+                raise
+            name = type(graph.post_processor).__name__
+            msg = (
+                f"Expected post_processor to be one that can be exported to ONNX, but got {name}. "
+                "Export to PyTorch (to_torch, --export_type torch), or leave post_processor at its default."
+            )
+            raise ValueError(msg) from error
         if settings.get("optimize", True):
             # The tables of resizing and blur are larger than what the exporter folds by itself.
             limits = {"input_size_limit": _FOLDED_BYTES, "output_size_limit": _FOLDED_BYTES}

@@ -5,13 +5,9 @@
 A mixin, because the host finds models by name among the direct subclasses of ``AnomalibModule`` only.
 """
 
-import logging
-import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from anomalib.data import Batch, ImageBatch, InferenceBatch
+from anomalib.data import Batch, InferenceBatch
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
@@ -19,33 +15,23 @@ from torch import Tensor
 
 from anomalib_clipad.checkpoint.clip_checkpoint import ClipCheckpoint
 from anomalib_clipad.checkpoint.reader import CheckedReader
-from anomalib_clipad.data.categories import UNNAMED, image_categories
 from anomalib_clipad.data.image_check import ImageCheck
-from anomalib_clipad.data.image_list import BATCH_SIZE, ReadImage, engine_transform, pre_process, read_ahead
+from anomalib_clipad.data.image_list import pre_process
 from anomalib_clipad.deploy.clip_export import ClipExport
 from anomalib_clipad.host.command_line import plain_errors
+from anomalib_clipad.host.prediction import list_dangling_links
 from anomalib_clipad.host.results import share_results_folder
-from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
-from anomalib_clipad.models.collaborators import Collaborators, make_pre_processor
-from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
+from anomalib_clipad.models.collaborators import Collaborators, check_components, make_pre_processor
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
-from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
-from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
+from anomalib_clipad.prediction.clip_prediction import ClipPrediction
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
 from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
 
-logger = logging.getLogger(__name__)
 
-_GROWING = threading.Lock()
-"""Held while names, text vectors and calibrations grow together. Of all models: one's own could not be copied."""
-
-if TYPE_CHECKING:
-    from typing import Self
-
-
-class ClipModule(ClipExport, ClipCheckpoint):
+class ClipModule(ClipExport, ClipCheckpoint, ClipPrediction):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
     The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. It must
@@ -56,11 +42,6 @@ class ClipModule(ClipExport, ClipCheckpoint):
     class_name: str | None
     calibrate_unlabelled: bool
     collaborators: Collaborators
-
-    @property
-    def class_names(self) -> list[str]:
-        """Classes that text vectors are known for; ``class_index`` points into them."""
-        return self.model.texts.names
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -77,6 +58,8 @@ class ClipModule(ClipExport, ClipCheckpoint):
         **settings: Any,
     ) -> None:
         """Finish the construction of a model; ``settings`` are arguments of ``SDPModel``."""
+        check_components(self.pre_processor, self.post_processor)
+        list_dangling_links()
         self.collaborators = collaborators
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled
@@ -144,119 +127,3 @@ class ClipModule(ClipExport, ClipCheckpoint):
         return batch.update(**self.model(batch.image, self.class_index(batch))._asdict())
 
     validation_step = predict_step = test_step
-
-    @torch.no_grad()
-    def predict(
-        self, images: Images, class_name: str | Sequence[str] | None = None, batch_size: int = BATCH_SIZE
-    ) -> Predictions:
-        """Score images; the results are those of ``anomalib predict``.
-
-        Files that cannot be read are logged and skipped. The model runs where it lies (``clipad.to("cuda")``), in
-        evaluation mode.
-
-        Args:
-            images: Folder, CSV file of paths and class names, image file, Pillow image, array or tensor, see
-                docs/predict.md; or any number of images.
-            class_name: What the images show, one name for all or one for each; by default the model's ``class_name``,
-                else "object".
-            batch_size: Images in a batch.
-
-        Returns:
-            Scores, labels, maps and masks; they stay in main memory. For very many images ``anomalib predict`` keeps
-            none.
-
-        Raises:
-            FileNotFoundError: If there is no such folder or CSV file.
-            OSError: If none of the files can be read.
-            RuntimeError: If SDP+ has no heads.
-            TypeError: If something is not an image.
-            ValueError: If an image in memory or another argument is not valid.
-
-        Example:
-            >>> import numpy as np
-            >>> from anomalib_clipad import SDP
-            >>> clipad = SDP(backbone="clipad-tiny")  # backbone="ViT-B-16-plus-240" for real products
-            >>> images = [np.zeros((90, 120, 3), dtype=np.uint8), np.ones((3, 64, 64))]
-            >>> clipad.predict(images, class_name="nut").pred_score.shape
-            torch.Size([2])
-        """
-        found: list[Prediction] = []
-        skipped: list[PredictionRow] = []
-        for read, classes, raw in self._score_images(images, class_name, batch_size, skipped):
-            outputs = post_process(self.post_processor, raw, classes)
-            found += to_predictions(read, outputs, self.post_processor, classes)
-        return Predictions(found, skipped)
-
-    @torch.no_grad()
-    def calibrate(
-        self, images: Images, class_name: str | Sequence[str] | None = None, batch_size: int = BATCH_SIZE
-    ) -> "Self":
-        """Set ranges and thresholds of each class from images without labels, see docs/thresholds.md.
-
-        Arguments and errors are those of :meth:`predict`.
-
-        Returns:
-            The model.
-        """
-        scored = self._score_images(images, class_name, batch_size, [])
-        calibrate_on(self, ((raw, classes) for _, classes, raw in scored))
-        return self
-
-    def class_index(self, batch: ImageBatch) -> Tensor:
-        """Tell the class of each image of a batch.
-
-        The name is the model's ``class_name``, else the datamodule's category of the image, else "object". A class
-        not seen before is made known: its prompts are encoded, or read from the cache.
-
-        Returns:
-            Indices (B,) into ``class_names``.
-        """
-        paths = batch.image_path or [""] * batch.batch_size
-        known = image_categories(self._datamodule, paths) if self.class_name is None else None
-        names = known or [self.class_name or UNNAMED] * len(paths)
-        return torch.tensor(self._indices(names), device=batch.image.device)
-
-    @property
-    def _datamodule(self) -> Any:
-        """The trainer's datamodule; None without a trainer, or where dataloaders were passed."""
-        return getattr(attached_trainer(self), "datamodule", None)
-
-    def _score_images(
-        self, images: Images, class_name: str | Sequence[str] | None, batch_size: int, skipped: list[PredictionRow]
-    ) -> Iterator[tuple[list[ReadImage], Tensor, InferenceBatch]]:
-        """Score batches: the images with their class names, their classes (B,), raw predictions; and list the rest."""
-        self.on_predict_start()  # refuses what `anomalib predict` refuses
-        self.eval()
-        named = (
-            [image if image.class_name else image._replace(class_name=self.class_name or UNNAMED) for image in batch]
-            for batch in in_batches(images, class_name, batch_size)
-        )
-        n_read = 0
-        for read, unreadable in read_ahead(named, engine_transform(self.pre_processor)):
-            skipped += map(describe_skipped, unreadable)
-            n_read += len(read)
-            if read:
-                classes = torch.tensor(
-                    self._indices([str(image.source.class_name) for image in read]), device=self.device
-                )
-                pixels = torch.stack([image.pixels for image in read]).to(self.device)
-                yield read, classes, self.model(pixels, classes)
-        log_skipped(skipped)
-        if not n_read:
-            require_readable(skipped)
-
-    def _indices(self, names: Sequence[str]) -> list[int]:
-        """Index of each class; text vectors of new ones are computed."""
-        with _GROWING:
-            known = self.class_names
-            for name in dict.fromkeys(names):
-                if name not in known:
-                    if name == UNNAMED and self.class_name is None:
-                        logger.info("No class name given or known to the datamodule: the prompts say %r.", UNNAMED)
-                    self.model.texts.add(name, self.collaborators.text_engine.text_embeddings(name))
-                    self._resize_post_processor()
-            return [known.index(name) for name in names]
-
-    def _resize_post_processor(self) -> None:
-        if isinstance(self.post_processor, CategoryPostProcessor):
-            self.post_processor.resize(max(1, len(self.class_names)))

@@ -6,15 +6,17 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
 
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
 from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
 from anomalib_clipad.clip.text_engine import TextEngine
 from anomalib_clipad.clip.vision_tower import patch_grid
+from anomalib_clipad.data.image_list import engine_transform
 from anomalib_clipad.host.command_line import plain_errors
 
 logger = logging.getLogger(__name__)
@@ -104,3 +106,29 @@ def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> 
     height, width = sides
     patch_grid(backbone.model.visual, (height, width))
     return height, width
+
+
+def check_components(pre_processor: nn.Module | None, post_processor: nn.Module | None) -> None:
+    """Refuse components that anomalib's engine would leave out without a word, or could not call.
+
+    Raises:
+        TypeError: If one is not of the host's class for it, or a transform takes images only.
+    """
+    for name, component, kind in (
+        ("pre_processor", pre_processor, PreProcessor),
+        ("post_processor", post_processor, PostProcessor),
+    ):
+        if not isinstance(component, kind | None):
+            msg = (
+                f"Expected {name} to be a {kind.__name__} of anomalib, but got {type(component).__name__}, which its "
+                f"engine would leave out. Derive it from {kind.__name__}"
+                + ("." if name == "post_processor" else ", or give a transform as PreProcessor(transform=...).")
+            )
+            raise TypeError(msg)
+    transform = engine_transform(pre_processor)
+    if not isinstance(transform, Transform | None):
+        msg = (
+            "Expected the transform of pre_processor to be of torchvision.transforms.v2, which transforms images and "
+            f"masks together, but got {type(transform).__name__}. Put several into a Compose."
+        )
+        raise TypeError(msg)

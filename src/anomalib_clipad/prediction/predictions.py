@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from anomalib.data import InferenceBatch
 from PIL import Image
 from torch import Tensor
 
 from anomalib_clipad.data.image_files import ImageLike
 from anomalib_clipad.data.image_list import ListedImage, ReadImage, list_images
+from anomalib_clipad.prediction.geometry import KNOWN, Box, image_box, to_image
 from anomalib_clipad.prediction.table import PredictionRow, describe, write_tables
 
 Images = ImageLike | Iterable[ImageLike]
@@ -33,11 +33,13 @@ class Prediction(PredictionRow):
 
     Attributes:
         original_size: Height and width of the image as it was given.
+        box: Where the whole image lies in the map, in pixels; ``None`` where the pre-processor does not tell.
         anomaly_map: (H, W) in [0, 1], at the model's size or at the original one; on the CPU.
         pred_mask: (H, W), true where anomalous; ``None`` where the post-processor decides nothing.
     """
 
     original_size: tuple[int, int]
+    box: Box | None
     anomaly_map: Tensor = field(repr=False)
     pred_mask: Tensor | None = field(repr=False)
 
@@ -52,9 +54,22 @@ class Prediction(PredictionRow):
         return None if self.label is None else self.label == "anomalous"
 
     def at_original_size(self) -> "Prediction":
-        """Return the same with map and mask resized to the image as it was given."""
-        mask = None if self.pred_mask is None else _resize(self.pred_mask.float(), self.original_size) > 0.5
-        return replace(self, anomaly_map=_resize(self.anomaly_map, self.original_size), pred_mask=mask)
+        """Return the same with map and mask resized to the image as it was given; 0 where it was cropped.
+
+        Raises:
+            ValueError: If the pre-processor changes images in an unknown way.
+        """
+        size, box = self.original_size, self.box
+        if box is None:
+            known = ", ".join(kind.__name__ for kind in KNOWN)
+            msg = (
+                f"Expected pre_processor to consist of {known} for a map at the original size, but got another "
+                "transform. Use anomaly_map as it is, at the model's input size."
+            )
+            raise ValueError(msg)
+        mask = None if self.pred_mask is None else to_image(self.pred_mask.float(), box, size) > 0.5
+        whole = (0.0, 0.0, float(size[1]), float(size[0]))
+        return replace(self, box=whole, anomaly_map=to_image(self.anomaly_map, box, size), pred_mask=mask)
 
 
 class Predictions(Sequence[Prediction]):
@@ -119,12 +134,13 @@ class Predictions(Sequence[Prediction]):
 
 
 def to_predictions(
-    images: Sequence[ReadImage], outputs: InferenceBatch, post_processor: object, classes: Tensor
+    images: Sequence[ReadImage], transform: Any, outputs: InferenceBatch, post_processor: object, classes: Tensor
 ) -> list[Prediction]:
     """Predictions of a batch of B images.
 
     Args:
         images: The images, with the name of what each was taken for.
+        transform: Transform by which they were read.
         outputs: Post-processed scores (B,), maps (B, H, W) and, where decided, labels and masks.
         post_processor: What made them.
         classes: Class of each image (B,).
@@ -132,8 +148,15 @@ def to_predictions(
     rows = describe([image.source for image in images], outputs, post_processor, classes)
     maps = outputs.anomaly_map.float().cpu()
     masks = [None] * len(rows) if outputs.pred_mask is None else list(outputs.pred_mask.cpu())
+    boxes = {size: image_box(transform, size) for size in {image.original_size for image in images}}
     return [
-        Prediction(**vars(row), original_size=image.original_size, anomaly_map=anomaly_map, pred_mask=mask)
+        Prediction(
+            **vars(row),
+            original_size=image.original_size,
+            box=boxes[image.original_size],
+            anomaly_map=anomaly_map,
+            pred_mask=mask,
+        )
         for row, image, anomaly_map, mask in zip(rows, images, maps, masks, strict=True)
     ]
 
@@ -184,7 +207,3 @@ def _listed(images: Images, class_name: str | Sequence[str] | None) -> Iterator[
 
 def _stack(planes: list[Tensor]) -> Tensor:
     return torch.stack(planes) if planes else torch.empty(0, 0, 0)
-
-
-def _resize(plane: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(plane[None, None], size, mode="bilinear", align_corners=False)[0, 0]

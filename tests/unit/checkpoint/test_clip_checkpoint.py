@@ -161,11 +161,12 @@ class TestVersion01:
         with caplog.at_level(logging.WARNING):
             model = SDP.load(GOLDEN / "sdp_0_1.ckpt")
         assert model.class_names == ["gear", "wood"]
+        assert all(row.calibrated for row in model.predict([torch.zeros(3, 120, 120)] * 2, ["gear", "wood"]))
         self.check(model)
         assert "no such arguments" not in caplog.text  # what was renamed since was not set
 
     def test_is_tested_by_the_engine(self, tmp_path, images):
-        model = sdp(visualizer=False)
+        model = sdp(class_name="wood", visualizer=False)
         scores(make_engine(tmp_path), model, images, ckpt_path=GOLDEN / "sdp_0_1.ckpt")
         self.check(model)
 

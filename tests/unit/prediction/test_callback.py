@@ -76,6 +76,14 @@ def test_broken_files_are_listed_and_the_rest_is_done(run, photos, caplog):
         assert f"Skipped {photos / name}:" in caplog.text
 
 
+def test_a_link_that_leads_nowhere_is_a_missing_file(run, photos):
+    (photos / "a/link.png").symlink_to("nowhere.png")
+
+    run(sdp(visualizer=False), data_path=photos)
+
+    assert [row["error"] for row in run.table() if row["path"].endswith("link.png")] == ["No such file or directory"]
+
+
 def test_both_tables_hold_what_the_engine_returns(run, photos):
     predictions = run(sdp(class_name="metal_nut", visualizer=False), data_path=photos)
 

@@ -5,18 +5,25 @@
 import csv
 import json
 import logging
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from anomalib.data import PredictDataset
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Trainer
 from PIL import Image
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, RandomHorizontalFlip, Resize
 
 import layouts
 from anomalib_clipad import SDP, ImageList
 from anomalib_clipad.post_processing.calibration import CategoryStatistics, unit_calibration
 from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
+from anomalib_clipad.prediction.geometry import image_box
 from anomalib_clipad.prediction.predictions import Prediction, Predictions
 from tiny import make_engine, sdp, sdp_plus
 
@@ -132,12 +139,70 @@ def test_maps_and_masks_come_in_the_original_size_too(clipad, pixels):
 def test_resizing_keeps_every_defect_in_its_place():
     anomaly_map = torch.linspace(0, 1, 8).expand(4, 8)
 
-    prediction = Prediction(path="", original_size=(20, 80), anomaly_map=anomaly_map, pred_mask=anomaly_map > 0.5)
+    planes = {"anomaly_map": anomaly_map, "pred_mask": anomaly_map > 0.5}
 
-    large = prediction.at_original_size()
+    large = Prediction(path="", original_size=(20, 80), box=(0, 0, 8, 4), **planes).at_original_size()
 
     torch.testing.assert_close(large.anomaly_map[:, 5:75], torch.linspace(0, 1, 71)[:70].expand(20, 70) + 1 / 140)
     assert large.pred_mask.any(dim=0).tolist() == [column >= 40 for column in range(80)]
+
+
+def test_a_pillow_image_may_be_given_several_times_before_it_is_decoded(clipad, pixels, tmp_path):
+    Image.fromarray(np.tile(pixels, (8, 8, 1))).save(tmp_path / "image.png")
+    image = Image.open(tmp_path / "image.png")
+
+    scores = clipad.predict([image] * 16, class_name=["nut", "bolt"] * 8).pred_score
+
+    assert len(set(scores.tolist())) == 2
+
+
+def test_a_damaged_pillow_image_is_named_by_its_place(clipad, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    (tmp_path / "image.png").write_bytes((tmp_path / "image.png").read_bytes()[:900])
+
+    with pytest.raises(OSError, match=r"Image 1: .*truncated"):
+        clipad.predict([pixels, Image.open(tmp_path / "image.png")])
+
+
+class TestGeometry:
+    @pytest.mark.parametrize("size", [(240, 240), (160, 240), (240, 160)])
+    def test_of_a_crop_is_undone(self, size):
+        """What is anomalous in an image is shown where it is, and nothing where the crop did not look."""
+        transform = Compose([Resize(160, antialias=True), CenterCrop(120), Normalize([0.5] * 3, [0.5] * 3)])
+        image = torch.zeros(1, *size)
+        image[:, 70:90, 90:100] = 1
+        shown = transform(image.expand(3, -1, -1))[0]
+        shown = shown - shown.min()
+
+        prediction = Prediction(
+            path="", original_size=size, box=image_box(transform, size), anomaly_map=shown, pred_mask=shown > 1
+        ).at_original_size()
+
+        rows, columns = prediction.pred_mask.nonzero().T
+        assert [rows.min(), rows.max(), columns.min(), columns.max()] == pytest.approx([70, 89, 90, 99], abs=1)
+        unseen = [(side - 0.75 * min(size)) / 2 for side in size]
+        assert prediction.anomaly_map[: int(unseen[0]) - 1].eq(0).all()
+        again = prediction.at_original_size()
+        torch.testing.assert_close(again.anomaly_map, prediction.anomaly_map, rtol=0, atol=1e-5)
+
+    def test_of_the_pre_processor_is_known_to_every_prediction(self, pixels):
+        crop = PreProcessor(transform=Compose([Resize((160, 160), antialias=True), CenterCrop(120)]))
+
+        [cropped] = sdp(pre_processor=crop).predict(pixels)
+
+        assert cropped.box == pytest.approx((-20, -20, 140, 140))
+        assert cropped.at_original_size().anomaly_map[:6].eq(0).all()
+
+    def test_that_is_unknown_is_refused(self, pixels):
+        transform = Compose([Resize((120, 120)), RandomHorizontalFlip(1.0)])
+
+        [prediction] = sdp(pre_processor=PreProcessor(transform=transform)).predict(pixels)
+
+        assert prediction.box is None
+        with pytest.raises(
+            ValueError, match=r"Expected pre_processor to consist of CenterCrop, .* got another transform"
+        ):
+            prediction.at_original_size()
 
 
 class TestUnreadableFiles:
@@ -162,6 +227,29 @@ class TestUnreadableFiles:
     def test_are_an_error_if_there_is_nothing_else(self, clipad, mixed):
         with pytest.raises(OSError, match=r"to be read|can be read, but got none\. .*001\.png: not an image"):
             clipad.predict([mixed / "001.png", mixed / "missing.png"])
+
+    def test_are_known_to_every_slice(self, clipad, mixed):
+        predictions = clipad.predict(mixed)
+
+        assert predictions[1:].skipped == predictions.skipped
+        assert [Path(row.path).name for row in predictions[1:].rows] == ["001.png", "002.png"]
+
+    def test_may_be_links_that_lead_nowhere(self, clipad, mixed):
+        (mixed / "more.png").symlink_to("nowhere.png")
+
+        assert [Path(row.path).name for row in clipad.predict(mixed).skipped] == ["001.png", "more.png"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs file names that are not UTF-8")
+    def test_may_have_names_that_are_not_utf_8(self, clipad, mixed, tmp_path):
+        broken = os.fsdecode(os.fsencode(mixed / "br") + b"\xf6ken.png")
+        Path(broken).write_bytes(b"")
+
+        clipad.predict(mixed).save(tmp_path / "out")
+
+        table = (tmp_path / "out/predictions.csv").read_text(encoding="utf-8")
+        assert "br\\udcf6ken.png" in table
+        lines = (tmp_path / "out/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        assert broken in [json.loads(line)["path"] for line in lines]
 
     def test_do_not_reach_the_tables_as_scores(self, clipad, mixed, tmp_path):
         clipad.predict(mixed, class_name="nut").save(tmp_path / "out")
@@ -297,6 +385,18 @@ class TestCalibrate:
             sdp(post_processor=False).calibrate(pool)
 
 
+def save(model: SDP, folder: Path) -> Path:
+    """Checkpoint of a model that no trainer has seen."""
+    trainer = Trainer(logger=False, enable_progress_bar=False, default_root_dir=folder)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+def run(model: SDP, images: Path, folder: Path) -> list[Any]:
+    return make_engine(folder).predict(model, data_path=images)
+
+
 class TestLoad:
     def test_of_a_checkpoint_keeps_calibration_and_classes(self, tmp_path, photos):
         model = sdp(class_name="nut", visualizer=False)
@@ -311,6 +411,37 @@ class TestLoad:
         assert not loaded.training
         assert loaded.predict(photos).rows == model.predict(photos).rows
         assert loaded.predict(photos)[0].calibrated
+
+    def test_of_one_class_predicts_that_class(self, photos, tmp_path):
+        model = sdp(visualizer=False)
+        model.predict(photos, class_name="carpet")
+        model.calibrate(sorted(photos.rglob("*.png")) * 2, class_name="nut")
+        checkpoint = save(model, tmp_path)
+
+        loaded = SDP.load(checkpoint)
+
+        assert {(item.class_name, item.calibrated) for item in loaded.predict(photos)} == {("nut", True)}
+        assert loaded.predict(photos / "a/000.png", class_name="carpet")[0].class_name == "carpet"
+        batches = run(SDP.load(checkpoint), photos, tmp_path)
+        expected = model.predict(photos, class_name="nut").pred_score
+        torch.testing.assert_close(torch.cat([batch.pred_score for batch in batches]), expected, rtol=0, atol=1e-6)
+
+    def test_of_one_class_without_calibration_predicts_it_too(self, pixels, tmp_path):
+        model = sdp(post_processor=False)
+        model.predict(pixels, class_name="nut")
+
+        assert SDP.load(save(model, tmp_path)).predict(pixels)[0].class_name == "nut"
+
+    def test_of_several_classes_asks_which_it_is(self, photos, tmp_path):
+        model = sdp(visualizer=False)
+        model.predict(photos, class_name=["nut", "bolt"] * 5)
+        checkpoint = save(model, tmp_path)
+
+        message = r"Expected class_name to be given to a model of 2 classes, .*--model.class_name\): nut, bolt\."
+        for predict in (SDP.load(checkpoint).predict, lambda images: run(SDP.load(checkpoint), images, tmp_path)):
+            with pytest.raises(ValueError, match=message):
+                predict(photos)
+        assert SDP.load(checkpoint, class_name="bolt").predict(photos)[0].class_name == "bolt"
 
     def test_names_a_missing_file_and_the_way_to_a_backbone(self):
         with pytest.raises(FileNotFoundError, match=r"none at .*ViT-B-16\. A new model is made by SDP\(backbone"):

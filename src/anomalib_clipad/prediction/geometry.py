@@ -1,0 +1,64 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where an image lies in the model's input, and the way back to it."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Normalize, Pad, Resize, ToDtype, ToImage
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
+
+KNOWN = (CenterCrop, Grayscale, Normalize, Pad, Resize, ToDtype, ToImage)
+"""Transforms that keep an image upright."""
+
+
+def image_box(transform: Any, size: tuple[int, int]) -> Box | None:
+    """Box of a whole image in the transformed one, which it exceeds where the transform crops.
+
+    Args:
+        transform: Transform of a pre-processor; ``None`` for none.
+        size: Height and width of the image.
+
+    Returns:
+        The box, or ``None`` where a transform is not among ``KNOWN``.
+
+    Example:
+        >>> image_box(Compose([Resize((160, 160)), CenterCrop(120)]), (320, 640))
+        (-20.0, -20.0, 140.0, 140.0)
+    """
+    parts = _parts(transform)
+    if not all(type(part) in KNOWN for part in parts):
+        return None
+    height, width = size
+    # Crops cut boxes too, but none cuts the pixel in the middle.
+    middle = torch.tensor([[width - 1.0, height - 1.0, width + 1.0, height + 1.0]], dtype=torch.float64) / 2
+    box: Any = BoundingBoxes(middle, format=BoundingBoxFormat.XYXY, canvas_size=size)
+    for part in parts:
+        box = part(box)
+    left, top, right, bottom = box[0].tolist()
+    x, y, half_width, half_height = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    half_width, half_height = half_width * width / 2, half_height * height / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def to_image(plane: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
+    """Resample a map (h, w), in which the image lies in a box, to the image (H, W); 0 where the map does not reach."""
+    left, top, right, bottom = box
+    (height, width), (rows, columns) = size, plane.shape
+    y = top + (torch.arange(height) + 0.5) * ((bottom - top) / height)
+    x = left + (torch.arange(width) + 0.5) * ((right - left) / width)
+    grid = torch.stack(torch.meshgrid(2 * x / columns - 1, 2 * y / rows - 1, indexing="xy"), dim=-1)
+    resampled = F.grid_sample(plane[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+    reached = ((y >= 0) & (y <= rows))[:, None] & ((x >= 0) & (x <= columns))
+    return torch.where(reached, resampled, 0)
+
+
+def _parts(transform: Any) -> list[Any]:
+    if isinstance(transform, Compose):
+        return [part for each in transform.transforms for part in _parts(each)]
+    return [] if transform is None else [transform]
