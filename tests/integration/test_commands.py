@@ -130,7 +130,7 @@ BAD_ARGUMENTS = {
     "backbone": (["--model.backbone", "ViT-B-61"], "Expected backbone to be a known architecture, but got 'ViT-B-61'"),
     "strategy": (["--model.strategy", "median"], "Expected strategy to be one of"),
     "layer": (["--model.layers", "[99]"], "Valid layers are 1 to 8"),
-    "category": (["--data.categories", "bottel"], "Valid categories: bottle"),
+    "category": (["--data.categories", "bottel"], "Valid: bottle"),
     "root": (["--data.root", "nowhere"], "nowhere"),
     "prompt": (["--model.prompts", '{"anomalous_states": ["broken {}"]}'], "Add 'extends: industrial'"),
     "size": (["--model.image_size", "121"], "The nearest valid size is 120x120"),

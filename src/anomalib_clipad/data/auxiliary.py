@@ -35,12 +35,10 @@ class AuxiliaryDataModule(AnomalibDataModule):
     used. The auxiliary dataset is prepared and read only for ``fit``: a test does not need it.
 
     Args:
-        auxiliary: Datamodule or datamodules to train on; ``"default"`` for the one that the subclass names; ``None``
-            for none.
-        allow_same: Accept an auxiliary dataset that shares categories or images with the target. A test is not
-            zero-shot then.
-        shuffle: Whether the training images are shuffled anew in each epoch. Otherwise they come in the datasets' fixed
-            order, category by category, as in the reference implementation.
+        auxiliary: Datamodule or datamodules to train on; ``"default"`` for the one that the subclass names.
+        allow_same: Accept an auxiliary dataset that shares something with the target. A test is not zero-shot then.
+        shuffle: Whether the training images are shuffled anew in each epoch; otherwise they come category by category,
+            as in the reference implementation.
         **kwargs: Arguments of the host's ``AnomalibDataModule``.
     """
 

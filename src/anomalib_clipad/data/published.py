@@ -38,6 +38,21 @@ def concatenate_categories(datasets: Sequence[AnomalibDataset]) -> AnomalibDatas
     return joined
 
 
+def select_names(what: str, given: Sequence[str] | str, valid: Sequence[str], *sets: str) -> tuple[str, ...]:
+    """Resolve a user's choice of names, a list or one string with commas, each once.
+
+    Raises:
+        ValueError: If nothing is chosen or a name is not valid; it says ``what`` was expected, and names ``sets``.
+    """
+    chosen = tuple(dict.fromkeys(name.strip() for name in (given.split(",") if isinstance(given, str) else given)))
+    unknown = [name for name in chosen if name not in valid]
+    if unknown or not chosen:
+        more = f"; or one of {', '.join(sets)}" if sets else ""
+        msg = f"Expected {what}, but got {unknown or given!r}. Valid: {', '.join(valid)}{more}."
+        raise ValueError(msg)
+    return chosen
+
+
 @dataclass(frozen=True)
 class PublishedDataset:
     """A dataset in the layout ``<root>/<subfolder>/<category>/{train,test,ground_truth}/<label>/<image>``.
@@ -68,16 +83,7 @@ class PublishedDataset:
         """
         if categories is None:
             return self.categories
-        names = categories.split(",") if isinstance(categories, str) else categories
-        chosen = tuple(dict.fromkeys(name.strip() for name in names))
-        unknown = [name for name in chosen if name not in self.categories]
-        if unknown or not chosen:
-            msg = (
-                f"Expected categories to name categories of {self.name}, but got {unknown or categories!r}. "
-                f"Valid categories: {', '.join(self.categories)}."
-            )
-            raise ValueError(msg)
-        return chosen
+        return select_names(f"categories to name categories of {self.name}", categories, self.categories)
 
     def prepare(self, root: Path, categories: Sequence[str]) -> None:
         """Download and convert the dataset unless it is there. Nothing is left behind when that fails.

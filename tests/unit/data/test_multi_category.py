@@ -217,7 +217,7 @@ def test_validation_runs_or_is_skipped(mvtec_root: Path, mode: str, n_val: int) 
     ("categories", "got"), [(["bottle", "bottel"], r"\['bottel'\]"), ("car", r"\['car'\]"), ([], r"\[\]")]
 )
 def test_unknown_category(categories: list[str] | str, got: str) -> None:
-    with pytest.raises(ValueError, match=f"categories of MVTec AD, but got {got}. Valid categories: bottle, cable"):
+    with pytest.raises(ValueError, match=f"categories of MVTec AD, but got {got}. Valid: bottle, cable"):
         MVTec(categories=categories)
 
 

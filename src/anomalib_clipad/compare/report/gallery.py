@@ -26,68 +26,50 @@ MAX_ROWS = 48
 _PERCENTILES = (1, 99.9)  # of a model's map values in a category: the ends of its colours
 
 
-@dataclass(frozen=True)
+@dataclass
 class MapTile:
     """What one model makes of an image; without a map ``uri`` is ``None``, without a result ``score`` is NaN too."""
 
     model: str
-    uri: str | None
     score: float = math.nan
     image_error: float = math.nan
     pixel_error: float = math.nan
+    anomaly_map: NDArray[np.uint8] | None = None
+    limits: tuple[float, float] = (0, 255)
+    uri: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class GalleryRow:
-    """An image with what is known of it, and what each model makes of it. An URI is ``None`` without a file.
+    """An image of the test set and what each model makes of it; pictures are ``None`` without a file.
 
     Attributes:
         category: Category of the image.
-        name: The last folder and name of the image's path.
+        path: Path of the image.
+        mask_path: Path of its mask.
         anomalous: Ground truth.
-        miss: Mean error over the models.
+        tiles: Those of the models with a result; of all models, in the order of the tables, once it is drawn.
         image_uri: The image.
         mask_uri: Its mask.
-        tiles: One of each model, in the order of the tables.
     """
-
-    category: str
-    name: str
-    anomalous: bool
-    miss: float
-    image_uri: str | None
-    mask_uri: str | None
-    tiles: list[MapTile]
-
-
-@dataclass
-class _Seen:
-    """What one model has for one image; the map is ``None`` for models that give none."""
-
-    anomaly_map: NDArray[np.uint8] | None
-    limits: tuple[float, float]
-    score: float
-    image_error: float
-    pixel_error: float
-
-    @property
-    def miss(self) -> float:
-        return mean_of_known([self.image_error, self.pixel_error])
-
-
-@dataclass
-class _Candidate:
-    """An image of the test set with the results of the models that have some."""
 
     category: str
     path: str
     mask_path: str
     anomalous: bool
-    seen: dict[str, _Seen] = field(default_factory=dict)
+    tiles: list[MapTile] = field(default_factory=list)
+    image_uri: str | None = None
+    mask_uri: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The last folder and name of the image's path."""
+        return "/".join(PurePath(self.path).parts[-2:])
 
     @property
     def miss(self) -> float:
-        return mean_of_known([each.miss for each in self.seen.values()])
+        """Mean error over the models."""
+        return mean_of_known([mean_of_known([tile.image_error, tile.pixel_error]) for tile in self.tiles])
 
 
 def worst_misses(output: Path, results: DatasetResults, max_pictures: int, max_rows: int) -> list[GalleryRow]:
@@ -106,71 +88,62 @@ def worst_misses(output: Path, results: DatasetResults, max_pictures: int, max_r
     room = min(max_rows, max_pictures // (len(results.models) + 2))
     by_category = [_worst(output, results, category, room) for category in results.categories]
     in_turn = [each for turn in zip_longest(*by_category) for each in sorted(filter(None, turn), key=_by_miss)]
-    return [_row(candidate, results.models) for candidate in sorted(in_turn[:room], key=_by_miss)]
+    rows = sorted(in_turn[:room], key=_by_miss)
+    for row in rows:
+        _draw(row, results.models)
+    return rows
 
 
-def _worst(output: Path, results: DatasetResults, category: str, count: int) -> list[_Candidate]:
+def _worst(output: Path, results: DatasetResults, category: str, count: int) -> list[GalleryRow]:
     """Return the images of a category that are missed most; the maps of the others are let go of."""
-    found: dict[str, _Candidate] = {}
+    found: dict[str, GalleryRow] = {}
     masks: dict[tuple[str, tuple[int, int]], NDArray[np.bool_] | None] = {}
     for model in results.models:
         record = results.first_done(model, category)
         images = None if record is None else if_there(read_images, output, record.job)
         if images is None or not len(images.maps):
             continue
-        for path, mask_path, anomalous, seen in _results(images, masks):
-            candidate = found.setdefault(path, _Candidate(category, path, mask_path, anomalous))
-            candidate.seen[model] = seen
-    rated = [candidate for candidate in found.values() if math.isfinite(candidate.miss)]
+        tiles = _tiles(model, images, masks)
+        files = zip(images.image_path.tolist(), images.mask_path.tolist(), images.gt_label.tolist(), strict=True)
+        for (path, mask_path, anomalous), tile in zip(files, tiles, strict=True):
+            found.setdefault(path, GalleryRow(category, path, mask_path, anomalous)).tiles.append(tile)
+    rated = [row for row in found.values() if math.isfinite(row.miss)]
     return sorted(rated, key=_by_miss)[:count]
 
 
-def _results(
-    images: Images, masks: dict[tuple[str, tuple[int, int]], NDArray[np.bool_] | None]
-) -> Iterator[tuple[str, str, bool, _Seen]]:
-    """Yield path, mask path, ground truth and result of each image of a job; masks are read once for all jobs."""
+def _tiles(
+    model: str, images: Images, masks: dict[tuple[str, tuple[int, int]], NDArray[np.bool_] | None]
+) -> Iterator[MapTile]:
+    """Yield the result for each image of a job; masks are read once for all jobs."""
     low, high = np.percentile(images.maps, _PERCENTILES)
     size = images.maps.shape[1:]
-    has_maps = size != (1, 1)  # what is recorded of a model without maps
     errors = image_errors(images.pred_score, images.gt_label)
-    for index, (path, mask_path) in enumerate(zip(images.image_path.tolist(), images.mask_path.tolist(), strict=True)):
-        anomaly_map, error = None, math.nan
-        if has_maps:
+    for index, mask_path in enumerate(images.mask_path.tolist()):
+        tile = MapTile(model, float(images.pred_score[index]), float(errors[index]), limits=(low, high))
+        if size != (1, 1):  # what is recorded of a model without maps
             if (mask_path, size) not in masks:
                 masks[mask_path, size] = pictures.open_mask(mask_path, size)
             mask = masks[mask_path, size]
-            anomaly_map = images.maps[index].copy()  # a view would keep all of them
-            error = math.nan if mask is None else pixel_error(anomaly_map, mask)
-        seen = _Seen(anomaly_map, (low, high), float(images.pred_score[index]), float(errors[index]), error)
-        yield path, mask_path, bool(images.gt_label[index]), seen
+            tile.anomaly_map = images.maps[index].copy()  # a view would keep all of them
+            tile.pixel_error = math.nan if mask is None else pixel_error(tile.anomaly_map, mask)
+        yield tile
 
 
-def _row(candidate: _Candidate, models: Sequence[str]) -> GalleryRow:
+def _draw(row: GalleryRow, models: Sequence[str]) -> None:
     """Draw the pictures of an image."""
-    image = pictures.open_image(candidate.path)
-    maps = [seen.anomaly_map for seen in candidate.seen.values() if seen.anomaly_map is not None]
+    image = pictures.open_image(row.path)
+    maps = [tile.anomaly_map for tile in row.tiles if tile.anomaly_map is not None]
     size = pictures.picture_size(image, maps[0].shape if maps else (1, 1))
-    mask = pictures.open_mask(candidate.mask_path, size)
-    tiles = []
-    for model in models:
-        seen = candidate.seen.get(model)
-        if seen is None:
-            tiles.append(MapTile(model, None))
-        else:
-            given = seen.anomaly_map
-            uri = None if given is None else pictures.map_uri(given, seen.limits, size, mask)
-            tiles.append(MapTile(model, uri, seen.score, seen.image_error, seen.pixel_error))
-    return GalleryRow(
-        category=candidate.category,
-        name="/".join(PurePath(candidate.path).parts[-2:]),
-        anomalous=candidate.anomalous,
-        miss=candidate.miss,
-        image_uri=None if image is None else pictures.photograph_uri(image),
-        mask_uri=None if mask is None else pictures.mask_uri(mask),
-        tiles=tiles,
-    )
+    mask = pictures.open_mask(row.mask_path, size)
+    for tile in row.tiles:
+        if tile.anomaly_map is not None:
+            tile.uri = pictures.map_uri(tile.anomaly_map, tile.limits, size, mask)
+    by_model = {tile.model: tile for tile in row.tiles}
+    row.tiles = [by_model.get(model) or MapTile(model) for model in models]
+    row.image_uri = None if image is None else pictures.photograph_uri(image)
+    row.mask_uri = None if mask is None else pictures.mask_uri(mask)
 
 
-def _by_miss(candidate: _Candidate) -> tuple[float, str]:
+def _by_miss(row: GalleryRow) -> tuple[float, str]:
     """Order by miss, largest first, and by path where it is the same."""
-    return -candidate.miss, candidate.path
+    return -row.miss, row.path

@@ -9,7 +9,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 
 from anomalib_clipad.data.multi_category import MultiCategoryDataModule
-from anomalib_clipad.data.published import PublishedDataset
+from anomalib_clipad.data.published import PublishedDataset, select_names
 from anomalib_clipad.data.synthetic.generate import Recipe, generate
 from anomalib_clipad.data.synthetic.render import (
     CATEGORIES,
@@ -71,7 +71,8 @@ class SyntheticDefects(MultiCategoryDataModule):
         if isinstance(categories, str) and categories in _CATEGORY_SUBSETS:
             categories = list(_CATEGORY_SUBSETS[categories])
         super().__init__(root=root, categories=categories, **kwargs)
-        self.defects = _select_defects(defects)
+        chosen = _DEFECT_SUBSETS.get(defects, defects) if isinstance(defects, str) else defects
+        self.defects = select_names("defects to name kinds of defect", chosen, DEFECT_KINDS, *_DEFECT_SUBSETS)
         self.recipe = Recipe(image_seed, image_size, n_train, n_test_good, n_test_per_defect)
 
     def _prepare_target(self) -> None:
@@ -93,23 +94,3 @@ class SyntheticDefects(MultiCategoryDataModule):
         super()._setup(_stage)
         wanted = self.test_data.samples["label"].isin(["good", *self.defects])
         self.test_data.subsample(wanted.to_numpy().nonzero()[0].tolist(), inplace=True)
-
-
-def _select_defects(defects: list[str] | str) -> tuple[str, ...]:
-    """Resolve a user's choice of kinds of defect.
-
-    Raises:
-        ValueError: If nothing is chosen or a kind is unknown.
-    """
-    if isinstance(defects, str):
-        chosen = _DEFECT_SUBSETS.get(defects) or tuple(name.strip() for name in defects.split(","))
-    else:
-        chosen = tuple(defects)
-    unknown = [name for name in chosen if name not in DEFECT_KINDS]
-    if unknown or not chosen:
-        msg = (
-            f"Expected defects to name kinds of defect, but got {unknown or defects!r}. "
-            f"Valid kinds: {', '.join(DEFECT_KINDS)}; or one of {', '.join(_DEFECT_SUBSETS)}."
-        )
-        raise ValueError(msg)
-    return chosen

@@ -132,7 +132,7 @@ def test_kinds_of_defect_can_be_chosen(tmp_path):
 
 @pytest.mark.parametrize("choice", ["rust", ["crack", "rust"], []])
 def test_unknown_kinds_of_defect_are_refused(choice):
-    with pytest.raises(ValueError, match=r"Valid kinds: scratch, hole, .*; or one of held_out, training, all"):
+    with pytest.raises(ValueError, match=r"Valid: scratch, hole, .*; or one of held_out, training, all"):
         SyntheticDefects(defects=choice, num_workers=0)
 
 
