@@ -13,4 +13,14 @@ def list_some(items: Sequence[object], most: int = 5) -> str:
         'a.png, b.png and 1 more'
     """
     more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(str(item) for item in items[:most]) + more
+    return ", ".join(printable(item) for item in items[:most]) + more
+
+
+def printable(item: object) -> str:
+    """Return text that can be written anywhere: what is not UTF-8 in a file's name is escaped.
+
+    Example:
+        >>> print(printable("br\\udcf6ken.png"))
+        br\\udcf6ken.png
+    """
+    return str(item).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -14,6 +14,7 @@ from anomalib.data import ImageBatch, InferenceBatch
 from torch import Tensor
 
 from anomalib_clipad.base.files import atomic_write
+from anomalib_clipad.base.text import printable
 from anomalib_clipad.data.image_list import ListedImage, SkippedImage
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 
@@ -94,7 +95,7 @@ def log_skipped(rows: Iterable[PredictionRow]) -> None:
     """Log each file that could not be read, and why."""
     for row in rows:
         if row.error is not None:
-            logger.warning("Skipped %s: %s", row.path, row.error)
+            logger.warning("Skipped %s: %s", printable(row.path), row.error)
 
 
 def require_readable(rows: Sequence[PredictionRow]) -> None:
