@@ -17,10 +17,10 @@ def list_some(items: Sequence[object], most: int = 5) -> str:
 
 
 def printable(item: object) -> str:
-    """Return text that can be written anywhere: what is not UTF-8 in a file's name is escaped.
+    r"""Return text that can be written anywhere: what is not UTF-8 in a file's name is escaped.
 
     Example:
-        >>> print(printable("br\\udcf6ken.png"))
-        br\\udcf6ken.png
+        >>> print(printable("br\udcf6ken.png"))
+        br\udcf6ken.png
     """
     return str(item).encode("utf-8", "backslashreplace").decode("utf-8")
