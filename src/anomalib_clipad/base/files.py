@@ -3,10 +3,10 @@
 """Files that appear complete or not at all."""
 
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 @contextmanager
@@ -14,7 +14,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a draft to write; it takes the place of ``path`` when the block ends, and is removed after an error.
 
     A reader, and a run that is killed at any moment, finds the previous file or the new one. Several processes may
-    write one file at the same time. Folders are created.
+    write one file at the same time. Folders are created. The draft has the file's name, in a folder of its own: what is
+    written beside it, as the weights of a graph, moves along.
 
     Args:
         path: File to write; what is there is replaced.
@@ -31,12 +32,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since a rename is atomic only within one file system.
-    draft = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
-    try:
+    # Inside the folder, since a rename is atomic only within one file system.
+    with TemporaryDirectory(dir=path.parent, prefix=".draft-") as folder:
+        draft = Path(folder) / path.name
         yield draft
-        with draft.open("r+b") as file:
-            os.fsync(file.fileno())  # else a power cut may leave the new name with no content
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        beside = [file for file in Path(folder).iterdir() if file != draft]
+        for file in (*beside, draft):
+            with file.open("r+b") as written:
+                os.fsync(written.fileno())  # else a power cut may leave the new name with no content
+            file.replace(path.with_name(file.name))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from anomalib_clipad.data.image_list import engine_transform
+from anomalib_clipad.data.image_loader import engine_transform
 
 SPECIFICATION = "anomalib_pre_processor_config"
 """Entry of a checkpoint from which the host restores the transform."""

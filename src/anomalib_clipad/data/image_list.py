@@ -3,50 +3,19 @@
 """Images to predict on: a folder, a file, or a CSV of paths and class names. Broken files are listed, not fatal."""
 
 import csv
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
-from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.data import AnomalibDataModule
 from anomalib.data.utils.image import is_image_file
-from anomalib.pre_processing import PreProcessor
-from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import Resize, Transform
 
 from anomalib_clipad.data.categories import UNNAMED
-from anomalib_clipad.data.image_files import Unreadable, as_tensor, read_image
+from anomalib_clipad.data.image_loader import BATCH_SIZE, THREADS, ListedImage, engine_transform, load_images
 from anomalib_clipad.host.prediction import find_images
 
-BATCH_SIZE = 8
-"""Images in a batch, unless told otherwise."""
-
-THREADS = 8
-"""Images read at once, unless told otherwise."""
-
 _PATH, _CLASS_NAME = "path", "class_name"
-
-
-class ListedImage(NamedTuple):
-    """An image to predict on.
-
-    Attributes:
-        path: Path of the file; empty for an image in memory.
-        class_name: What it shows, where that is said.
-        image: The image, where it is in memory.
-        position: Its place among the images given, from 0.
-    """
-
-    path: str
-    class_name: str | None = None
-    image: Any = None
-    position: int = 0
 
 
 def list_images(path: str | Path, root: str | Path | None = None) -> list[ListedImage]:
@@ -111,139 +80,6 @@ def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedIm
         msg = f"Expected {file_path} to name the class of all images or of none, but got none for {unnamed}."
         raise ValueError(msg)
     return images
-
-
-class ReadImage(NamedTuple):
-    """A listed image that was read: its own height and width, and its transformed pixels (3, H, W)."""
-
-    source: ListedImage
-    original_size: tuple[int, int]
-    pixels: Tensor
-
-
-class SkippedImage(NamedTuple):
-    """A listed image that could not be read, and why."""
-
-    source: ListedImage
-    reason: str
-
-
-def read_ahead(
-    batches: Iterable[Sequence[ListedImage]], transform: Callable[[Tensor], Tensor] | None, threads: int = THREADS
-) -> Iterator[tuple[list[ReadImage], list[SkippedImage]]]:
-    """Read batches of images in threads, each while the one before it is in use; decoding lets other threads run.
-
-    Args:
-        batches: The images.
-        transform: Applied to each.
-        threads: Images read at once.
-
-    Raises:
-        OSError: If a Pillow image in memory cannot be decoded.
-        TypeError: If something in memory is not an image.
-        ValueError: If an image in memory is not valid.
-    """
-    ahead = deque[list[Future[ReadImage | SkippedImage]]]()
-
-    def first() -> tuple[list[ReadImage], list[SkippedImage]]:
-        images = [future.result() for future in ahead.popleft()]
-        skipped = [image for image in images if isinstance(image, SkippedImage)]
-        return [image for image in images if isinstance(image, ReadImage)], skipped
-
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in batches:
-            ahead.append([pool.submit(_read, image, transform) for image in batch])
-            if len(ahead) > 1:
-                yield first()
-        if ahead:
-            yield first()
-
-
-def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> ReadImage | SkippedImage:
-    try:
-        image = read_image(source.path) if source.path else as_tensor(source.image).cpu()
-    except (OSError, TypeError, ValueError) as error:
-        msg = f"Image {source.position}: {error}"
-        raise type(error)(msg) from error
-    if isinstance(image, Unreadable):
-        return SkippedImage(source, image.reason)
-    return ReadImage(source, (image.shape[-2], image.shape[-1]), transform(image) if transform else image)
-
-
-class ImageListDataset(Dataset):
-    """Listed images, for a :class:`ReadableLoader`.
-
-    Args:
-        images: The images.
-        transform: Applied to each, so that they can be collated.
-
-    Attributes:
-        skipped: Files that could not be read so far, by path.
-    """
-
-    def __init__(self, images: Sequence[ListedImage], transform: Transform | None = None) -> None:
-        self.images = list(images)
-        self.transform = transform
-        self.skipped: dict[str, SkippedImage] = {}
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-class ReadableLoader(DataLoader):
-    """Loads an :class:`ImageListDataset` in threads; files that cannot be read are listed in it and left out."""
-
-    dataset: ImageListDataset
-
-    def __iter__(self) -> Iterator[ImageBatch]:  # type: ignore[override]
-        batches = ([self.dataset.images[index] for index in batch] for batch in self.batch_sampler or ())
-        for read, skipped in read_ahead(batches, self.dataset.transform, max(1, self.num_workers)):
-            self.dataset.skipped |= {image.source.path: image for image in skipped}
-            if read:
-                items = [ImageItem(image=image.pixels, image_path=image.source.path) for image in read]
-                yield ImageBatch.collate(items)
-
-
-def load_images(
-    images: Sequence[ListedImage], transform: Transform | None, batch_size: int = BATCH_SIZE, num_workers: int = THREADS
-) -> ReadableLoader:
-    """Make a loader of images.
-
-    Args:
-        images: The images.
-        transform: The model's transform. Its resizing is done before collation, as in anomalib's datamodules.
-        batch_size: Images in a batch.
-        num_workers: Threads that read images; there are never more than processors.
-    """
-    resizes = extract_transforms_by_type(transform, Resize)
-    dataset = ImageListDataset(images, resizes[0] if resizes else None)
-    # Lightning and PyTorch warn of other numbers.
-    return ReadableLoader(dataset, batch_size=batch_size, num_workers=min(num_workers, suggested_max_num_workers(1)))
-
-
-def engine_transform(pre_processor: nn.Module | None) -> Transform | None:
-    """Transform that the engine applies to images, antialiasing included; ``PreProcessor.forward`` leaves that out."""
-    return pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
-
-
-def pre_process(pre_processor: nn.Module | None, image: Tensor) -> Tensor:
-    """Transform images (B, 3, H, W) as the engine does."""
-    transform = engine_transform(pre_processor)
-    return image if transform is None else transform(image)
-
-
-def picture_places(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Place of each image's picture in the results: its path from the folder that holds all images, with its name.
-
-    Example:
-        >>> {path: place.as_posix() for path, place in picture_places(["/a/b/x/1.png", "/a/b/y/1.png"]).items()}
-        {'/a/b/x/1.png': 'b/x/1.png', '/a/b/y/1.png': 'b/y/1.png'}
-    """
-    absolute = {str(path): Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100 - resolves '..', not links
-    if len({path.anchor for path in absolute.values()}) > 1:  # several drives
-        return {path: Path(place.drive.rstrip(":"), *place.parts[1:]) for path, place in absolute.items()}
-    start = Path(os.path.commonpath([place.parent for place in absolute.values()])).parent if absolute else Path()
-    return {path: place.relative_to(start) for path, place in absolute.items()}
 
 
 class ImageList(AnomalibDataModule):

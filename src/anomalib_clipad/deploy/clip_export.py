@@ -13,7 +13,7 @@ from anomalib.deploy import CompressionType, ExportType
 from anomalib.metrics import F1Score
 from torchmetrics import Metric
 
-from anomalib_clipad.data.image_list import engine_transform
+from anomalib_clipad.data.image_loader import engine_transform
 from anomalib_clipad.deploy.exported_model import ExportedModel, metadata, select_classes, write_torch
 from anomalib_clipad.deploy.onnx import check_input_size, write_onnx
 from anomalib_clipad.deploy.openvino import Quantisation, check_compression, write_openvino

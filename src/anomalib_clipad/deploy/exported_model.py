@@ -9,16 +9,15 @@ appear complete or not at all.
 import copy
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from anomalib_clipad._version import __version__
+from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.scoring.torch_model import SDPModel
 
@@ -139,8 +138,8 @@ def metadata(exported: ExportedModel, name: str, backbone: str) -> dict[str, str
 
 def write_torch(exported: ExportedModel, path: Path) -> Path:
     """Write what the host's ``TorchInferencer`` reads: a pickle of the module under the key ``model``."""
-    with staging(path.parent) as folder:
-        torch.save({"model": exported}, folder / path.name)
+    with atomic_write(path) as draft:
+        torch.save({"model": exported}, draft)
     return path
 
 
@@ -157,13 +156,3 @@ def require_modules(*names: str) -> None:
             "Run `pip install 'anomalib-clipad[openvino]'`."
         )
         raise ModuleNotFoundError(msg, name=missing[0])
-
-
-@contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """Folder whose files move to ``folder`` once all are written; after an error they are gone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-        yield Path(temporary)
-        for path in Path(temporary).iterdir():
-            path.replace(folder / path.name)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_clipad.deploy.exported_model import CLASS_INPUT, ExportedModel, require_modules, staging
+from anomalib_clipad.base.files import atomic_write
+from anomalib_clipad.deploy.exported_model import CLASS_INPUT, ExportedModel, require_modules
 from anomalib_clipad.deploy.transform import exportable_transform
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 
@@ -92,8 +93,8 @@ def write_onnx(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with paths of this machine
     program.model.metadata_props.update(description)
-    with staging(path.parent) as folder:
-        program.save(folder / path.name, external_data=external)
+    with atomic_write(path) as draft:
+        program.save(draft, external_data=external)
     return path
 
 

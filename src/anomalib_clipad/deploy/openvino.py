@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.data.categories import image_categories
-from anomalib_clipad.deploy.exported_model import CLASS_INPUT, METADATA_SECTION, require_modules, staging
+from anomalib_clipad.deploy.exported_model import CLASS_INPUT, METADATA_SECTION, require_modules
 
 CALIBRATION_IMAGES = 300
 """Images that quantisation measures ranges on, at most; as many as NNCF looks at by default."""
@@ -99,8 +100,8 @@ def write_openvino(
         model = _quantise(model, class_names, quantisation, accuracy_control=compression is CompressionType.INT8_ACQ)
     for key, value in description.items():
         model.set_rt_info(value, [METADATA_SECTION, key])
-    with staging(path.parent) as folder:
-        openvino.save_model(model, folder / path.name, compress_to_fp16=compression is CompressionType.FP16)
+    with atomic_write(path) as draft:
+        openvino.save_model(model, draft, compress_to_fp16=compression is CompressionType.FP16)
     return path
 
 

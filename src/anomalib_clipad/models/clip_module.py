@@ -16,7 +16,7 @@ from torch import Tensor
 from anomalib_clipad.checkpoint.clip_checkpoint import ClipCheckpoint
 from anomalib_clipad.checkpoint.reader import CheckedReader
 from anomalib_clipad.data.image_check import ImageCheck
-from anomalib_clipad.data.image_list import pre_process
+from anomalib_clipad.data.image_loader import pre_process
 from anomalib_clipad.deploy.clip_export import ClipExport
 from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.host.prediction import list_dangling_links

@@ -16,7 +16,7 @@ from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
 from anomalib_clipad.clip.text_engine import TextEngine
 from anomalib_clipad.clip.vision_tower import patch_grid
-from anomalib_clipad.data.image_list import engine_transform
+from anomalib_clipad.data.image_loader import engine_transform
 from anomalib_clipad.host.command_line import plain_errors
 
 logger = logging.getLogger(__name__)

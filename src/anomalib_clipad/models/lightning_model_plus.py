@@ -24,7 +24,7 @@ from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_MET
 from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
-from anomalib_clipad.data.image_list import pre_process
+from anomalib_clipad.data.image_loader import pre_process
 from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.models.clip_module import ClipModule

@@ -127,7 +127,8 @@ class CategoryStatistics:
         low, high = anomaly_map.aminmax()
         self.pixel_range = (min(self.pixel_range[0], low.item()), max(self.pixel_range[1], high.item()))
         if mask is not None:
-            bins = (anomaly_map.clamp(0, 1) * (_BINS - 1)).long() + _BINS * mask.reshape(anomaly_map.shape).long()
+            bins = (anomaly_map.nan_to_num().clamp(0, 1) * (_BINS - 1)).long()
+            bins = bins + _BINS * mask.reshape(anomaly_map.shape).long()
             self.pixel_counts += bins.flatten().bincount(minlength=2 * _BINS).reshape(2, _BINS).cpu()
 
     def merge(self, other: "CategoryStatistics") -> None:

@@ -3,7 +3,7 @@
 """Post-processing per category: image score fusion, normalisation and thresholds that validation calibrates."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
@@ -22,28 +22,16 @@ from anomalib_clipad.post_processing.calibration import (
 )
 from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
 
-_BUFFERS = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds")
-"""Attributes that hold the fields of :class:`Calibration`, stacked over classes."""
-
-
-class ClassifyingModule(Protocol):
-    """What the post-processor asks of the Lightning module that it serves."""
-
-    @property
-    def class_names(self) -> list[str]:
-        """Classes known so far."""
-
-    def class_index(self, batch: ImageBatch) -> Tensor:
-        """Class of each image (B,), an index into ``class_names``."""
+_BUFFERS = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds", "calibrated")
+"""Attributes that hold the fields of :class:`Calibration`, and whether there is one, stacked over classes."""
 
 
 class CategoryPostProcessor(PostProcessor):
     """Turns the class probability and the map of SDP into normalised scores, labels and masks.
 
     Validation measures, for each category by itself, the ranges of class probability and map maximum that the fused
-    image score needs (``fuse``), the range of the map, and the thresholds of highest
-    F1. They are saved in checkpoints and exported with the model. A category that was not validated is scored with
-    full ranges and thresholds of 0.5.
+    image score needs, the range of the map, and the thresholds of highest F1. They are saved in checkpoints and
+    exported with the model. A category that was not validated is scored with full ranges and thresholds of 0.5.
 
     Normalisation maps the threshold to 0.5 and keeps the order of all scores, so that AUROC, AUPR, F1Max and AUPRO are
     those of the raw scores; the host's own post-processor clamps.
@@ -79,9 +67,8 @@ class CategoryPostProcessor(PostProcessor):
             image_sensitivity=image_sensitivity,
             pixel_sensitivity=pixel_sensitivity,
         )
-        for name, value in zip(_BUFFERS, unit_calibration(), strict=True):
+        for name, value in zip(_BUFFERS, _stored(None), strict=True):
             self.register_buffer(name, value[None])
-        self.register_buffer("calibrated", torch.zeros(1, dtype=torch.bool))
         self._statistics: dict[int, CategoryStatistics] = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CategoryPostProcessor":
@@ -95,22 +82,19 @@ class CategoryPostProcessor(PostProcessor):
 
     def resize(self, n_classes: int) -> None:
         """Hold calibrations of ``n_classes`` classes; known ones are kept, new ones are uncalibrated."""
-        for name, default in zip(_BUFFERS, unit_calibration(), strict=True):
+        for name, default in zip(_BUFFERS, _stored(None), strict=True):
             known = getattr(self, name)[:n_classes]
             missing = default.to(known).expand(n_classes - len(known), *default.shape)
             setattr(self, name, torch.cat([known, missing]))
-        known = self.calibrated[:n_classes]
-        self.calibrated = torch.cat([known, known.new_zeros(n_classes - len(known))])
 
     def select(self, indices: list[int]) -> None:
         """Keep the calibrations of the classes of these indices only, in this order."""
-        for name in (*_BUFFERS, "calibrated"):
+        for name in _BUFFERS:
             setattr(self, name, getattr(self, name)[indices].clone())
 
     def calibrate(self, index: int, calibration: Calibration | None) -> None:
         """Use ``calibration`` for the class of that index; ``None`` for that of a class nothing is known about."""
-        values = (*(calibration or unit_calibration()), torch.tensor(calibration is not None))
-        for name, value in zip((*_BUFFERS, "calibrated"), values, strict=True):
+        for name, value in zip(_BUFFERS, _stored(calibration), strict=True):
             buffer = getattr(self, name).clone()  # which may be an inference tensor, closed to changes
             buffer[index] = value
             setattr(self, name, buffer)
@@ -120,14 +104,13 @@ class CategoryPostProcessor(PostProcessor):
         return bool(self.calibrated[index])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = [state_dict.get(prefix + name) for name in _BUFFERS]
-        if f"{prefix}calibrated" not in state_dict and None not in saved:  # of a checkpoint before this buffer
+        *ranges, flag = (prefix + name for name in _BUFFERS)
+        if flag not in state_dict and state_dict.keys() >= {*ranges}:  # a checkpoint of version 0.1
             changed = [
-                (value != default.to(value)).reshape(len(value), -1).any(dim=1)
-                for value, default in zip(saved, unit_calibration(), strict=True)
-                if value is not None
+                (state_dict[name] != default.to(state_dict[name])).reshape(len(state_dict[name]), -1).any(dim=1)
+                for name, default in zip(ranges, unit_calibration(), strict=True)
             ]
-            state_dict[f"{prefix}calibrated"] = torch.stack(changed).any(dim=0)
+            state_dict[flag] = torch.stack(changed).any(dim=0)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forget_statistics(self) -> None:
@@ -193,39 +176,35 @@ class CategoryPostProcessor(PostProcessor):
         self.forget_statistics()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: ImageBatch, *args: Any, **kwargs: Any
+        self, trainer: Trainer, pl_module: Any, outputs: ImageBatch, *args: Any, **kwargs: Any
     ) -> None:
         """Add a batch of raw predictions to the statistics of its categories."""
         del trainer, args, kwargs
-        self.observe(outputs, _classifying(pl_module).class_index(outputs))
+        self.observe(outputs, pl_module.class_index(outputs))
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Calibrate the categories that were validated."""
         del trainer
-        self.calibrate_observed(_classifying(pl_module).class_names)
+        self.calibrate_observed(pl_module.class_names)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: ImageBatch, *args: Any, **kwargs: Any
+        self, trainer: Trainer, pl_module: Any, outputs: ImageBatch, *args: Any, **kwargs: Any
     ) -> None:
         """Post-process a batch in place."""
         del trainer, args, kwargs
         raw = InferenceBatch(pred_score=outputs.pred_score, anomaly_map=outputs.anomaly_map)
-        outputs.update(**self(raw, _classifying(pl_module).class_index(outputs))._asdict())
+        outputs.update(**self(raw, pl_module.class_index(outputs))._asdict())
 
     on_predict_batch_end = on_test_batch_end
 
     def _calibration(self, class_index: Tensor | None) -> Calibration:
         """Calibration of each image's class, or of the first class."""
         chosen = 0 if class_index is None else class_index
-        return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS))
+        return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS[:-1]))
 
 
 def calibrate_on(module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]]) -> None:
-    """Calibrate each class of a model on images without labels.
-
-    Args:
-        module: SDP or SDP+.
-        scored: Batches of raw predictions and the classes of their images (B,).
+    """Calibrate SDP or SDP+ on batches of raw predictions without labels, each with the classes of its images (B,).
 
     Raises:
         RuntimeError: If the model's post-processor cannot be calibrated.
@@ -246,20 +225,15 @@ def calibrate_on(module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch
 def post_process(
     post_processor: nn.Module | None, predictions: InferenceBatch, class_index: Tensor | None
 ) -> InferenceBatch:
-    """Post-process raw predictions with any post-processor; the host's know no classes.
-
-    Args:
-        post_processor: Post-processor; ``None`` for none.
-        predictions: Raw predictions of B images.
-        class_index: Class of each image (B,); ``None`` for the first class.
-    """
+    """Post-process raw predictions, of images of the classes (B,), with any post-processor; the host's know none."""
     if isinstance(post_processor, CategoryPostProcessor):
         return post_processor(predictions, class_index)
     return predictions if post_processor is None else post_processor(predictions)
 
 
-def _classifying(module: LightningModule) -> ClassifyingModule:
-    return cast("ClassifyingModule", module)
+def _stored(calibration: Calibration | None) -> tuple[Tensor, ...]:
+    """Values of the buffers for a class; ``None`` for one that nothing is known about."""
+    return *(calibration or unit_calibration()), torch.tensor(calibration is not None)
 
 
 def _joined(statistics: dict[str, CategoryStatistics]) -> dict[str, CategoryStatistics]:

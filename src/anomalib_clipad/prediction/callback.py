@@ -6,15 +6,15 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any, cast
+from typing import Any
 
 from anomalib.data import ImageBatch, PredictDataset
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor
 
 from anomalib_clipad.base.processes import gather
-from anomalib_clipad.data.image_list import (
+from anomalib_clipad.data.image_loader import (
     BATCH_SIZE,
     THREADS,
     ImageListDataset,
@@ -54,7 +54,7 @@ class PredictionReport(Callback):
         self._rows: list[PredictionRow] = []
         self._listed: dict[str, ListedImage] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Exchange the host's loader of a folder for one that survives broken files."""
         if stage != "predict":
             return
@@ -63,19 +63,18 @@ class PredictionReport(Callback):
             trainer.predict_loop.return_predictions = False
         exchange_predict_loaders(trainer, lambda loader: _robust(loader, trainer, pl_module))
 
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Calibrate on the images of the run, if the model asks for it."""
         self._rows = []
-        module: Any = pl_module
         self._listed = {image.path: image for images in _lists(trainer) for image in images.images}
-        if module.calibrate_unlabelled:
+        if pl_module.calibrate_unlabelled:
             logger.info("Calibrating on the images of this run, without labels.")
-            calibrate_on(module, _score(trainer, module))
+            calibrate_on(pl_module, _score(trainer, pl_module))
 
     def on_predict_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: ImageBatch,
         batch: ImageBatch,
         batch_idx: int,
@@ -83,27 +82,25 @@ class PredictionReport(Callback):
     ) -> None:
         """Add a post-processed batch to the tables."""
         del trainer, batch, batch_idx, dataloader_idx
-        module: Any = pl_module
-        classes = module.class_index(outputs)
+        classes = pl_module.class_index(outputs)
         images = [
-            self._listed.get(path, ListedImage(path))._replace(class_name=module.class_names[index])
+            self._listed.get(path, ListedImage(path))._replace(class_name=pl_module.class_names[index])
             for path, index in zip(outputs.image_path or [""] * outputs.batch_size, classes.tolist(), strict=True)
         ]
-        self._rows += describe(images, outputs, module.post_processor, classes)
+        self._rows += describe(images, outputs, pl_module.post_processor, classes)
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the tables, in the order of the list, and log which files were skipped."""
-        module: Any = pl_module
         for image in chain.from_iterable(images.skipped.values() for images in _lists(trainer)):
             row = describe_skipped(image)
-            self._rows.append(row if row.class_name else replace(row, class_name=module.class_name))
+            self._rows.append(row if row.class_name else replace(row, class_name=pl_module.class_name))
         self._rows = list(chain.from_iterable(gather(self._rows)))
         if trainer.is_global_zero:
             table, _ = write_tables(trainer.default_root_dir, self._rows)
             logger.info("Predictions: %s", table)
             log_skipped(self._rows)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         """End the command with exit code 1 if files were skipped; in Python the predictions are returned.
 
         Raises:
@@ -118,7 +115,7 @@ class PredictionReport(Callback):
         require_readable(self._rows)
 
 
-def _robust(loader: Any, trainer: Trainer, pl_module: LightningModule) -> Any:
+def _robust(loader: Any, trainer: Trainer, pl_module: Any) -> Any:
     """Make a loader that skips broken files of the host's for a folder; leave any other as it is."""
     dataset: Any = getattr(loader, "dataset", None)
     if type(dataset) is not PredictDataset or dataset.transform is not None:
@@ -127,8 +124,7 @@ def _robust(loader: Any, trainer: Trainer, pl_module: LightningModule) -> Any:
     if batch_size == 1 and _on_the_command_line(trainer):  # the host's default; there is no option for it
         batch_size, num_workers = BATCH_SIZE, THREADS
     images = [ListedImage(str(path), position=position) for position, path in enumerate(dataset.image_filenames)]
-    transform = engine_transform(cast("Any", pl_module).pre_processor)
-    return load_images(images, transform, batch_size, num_workers)
+    return load_images(images, engine_transform(pl_module.pre_processor), batch_size, num_workers)
 
 
 def _score(trainer: Trainer, module: Any) -> Iterator[tuple[ImageBatch, Tensor]]:
@@ -149,6 +145,6 @@ def _loaders(trainer: Trainer) -> Iterator[Any]:
     yield from loaders if isinstance(loaders, list | tuple) else [loaders]
 
 
-def _on_the_command_line(trainer: Trainer) -> bool:
+def _on_the_command_line(trainer: Any) -> bool:
     """Whether anomalib's command line runs this trainer, which alone adds this callback."""
-    return any(isinstance(callback, SaveConfigCallback) for callback in cast("Any", trainer).callbacks)
+    return any(isinstance(callback, SaveConfigCallback) for callback in trainer.callbacks)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.categories import UNNAMED, image_categories
-from anomalib_clipad.data.image_list import BATCH_SIZE, ReadImage, engine_transform, read_ahead
+from anomalib_clipad.data.image_loader import BATCH_SIZE, ReadImage, engine_transform, read_ahead
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
 from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from anomalib_clipad.data.image_files import ImageLike
-from anomalib_clipad.data.image_list import ListedImage, ReadImage, list_images
+from anomalib_clipad.data.image_list import list_images
+from anomalib_clipad.data.image_loader import ListedImage, ReadImage
 from anomalib_clipad.prediction.geometry import KNOWN, Box, image_box, to_image
 from anomalib_clipad.prediction.table import PredictionRow, describe, write_tables
 

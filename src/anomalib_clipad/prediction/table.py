@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.base.text import printable
-from anomalib_clipad.data.image_list import ListedImage, SkippedImage
+from anomalib_clipad.data.image_loader import ListedImage, SkippedImage
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """anomalib's pictures, kept apart by category."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from anomalib_clipad.data.categories import image_categories
 from anomalib_clipad.data.image_check import image_paths
-from anomalib_clipad.data.image_list import ReadableLoader, picture_places
+from anomalib_clipad.data.image_loader import ReadableLoader
 
 
 class CategoryVisualizer(ImageVisualizer):
@@ -87,3 +88,17 @@ def _choose(loader: Any, datamodule: Any) -> dict[str, Path]:
         name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
         places = [generate_output_filename(path, "", name, category, mkdir=False) for path in paths]
     return dict(zip(paths, places, strict=True)) if len({*places}) == len({*paths}) else picture_places(paths)
+
+
+def picture_places(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """Place of each image's picture in the results: its path from the folder that holds all images, with its name.
+
+    Example:
+        >>> {path: place.as_posix() for path, place in picture_places(["/a/b/x/1.png", "/a/b/y/1.png"]).items()}
+        {'/a/b/x/1.png': 'b/x/1.png', '/a/b/y/1.png': 'b/y/1.png'}
+    """
+    absolute = {str(path): Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100 - resolves '..', not links
+    if len({path.anchor for path in absolute.values()}) > 1:  # several drives
+        return {path: Path(place.drive.rstrip(":"), *place.parts[1:]) for path, place in absolute.items()}
+    start = Path(os.path.commonpath([place.parent for place in absolute.values()])).parent if absolute else Path()
+    return {path: place.relative_to(start) for path, place in absolute.items()}

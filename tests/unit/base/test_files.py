@@ -35,3 +35,13 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         second.write_text("second")
     assert path.read_text() == "first"  # whose block ended last
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_beside_the_draft_moves_along(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "model.xml") as draft:
+        draft.write_text("graph")
+        draft.with_suffix(".bin").write_text("weights")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "model.xml": "graph",
+        "model.bin": "weights",
+    }

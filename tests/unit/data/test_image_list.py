@@ -12,7 +12,9 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 import layouts
 from anomalib_clipad import ImageList
-from anomalib_clipad.data.image_list import ListedImage, list_images, load_images, picture_places, read_list
+from anomalib_clipad.data.image_list import list_images, read_list
+from anomalib_clipad.data.image_loader import ListedImage, load_images
+from anomalib_clipad.prediction.visualizer import picture_places
 
 RESIZE = Compose([Resize((24, 16)), Normalize([0.5] * 3, [0.5] * 3)])
 

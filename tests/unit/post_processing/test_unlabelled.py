@@ -205,10 +205,12 @@ def test_no_images_are_refused():
         calibrate_unlabelled(CategoryStatistics(), "gasket")
 
 
+@pytest.mark.parametrize("field", ["class_probability", "anomaly_map"])
 @pytest.mark.parametrize("calibrate", [CategoryStatistics.calibration, calibrate_unlabelled])
-def test_scores_that_are_not_finite_are_refused_with_and_without_labels(calibrate):
+def test_scores_that_are_not_finite_are_refused_with_and_without_labels(calibrate, field):
     images = make_images(30, 10)
-    images["class_probability"][3] = float("nan")
+    images[field][3] = float("nan")
+    truth = {"label": torch.arange(40) >= 30, "mask": images["anomaly_map"] > 0.5}
 
     with pytest.raises(ValueError, match=r"Expected scores of gasket to be finite, but got 1 that are not"):
-        calibrate(gather(images, label=torch.arange(40) >= 30), "gasket")
+        calibrate(gather(images, **truth), "gasket")

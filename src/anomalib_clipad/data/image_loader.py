@@ -1,0 +1,143 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images of a user's own on their way to the model, read ahead in threads; broken files are listed, not fatal."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from anomalib.data import ImageBatch, ImageItem
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.pre_processing import PreProcessor
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Resize, Transform
+
+from anomalib_clipad.data.image_files import Unreadable, as_tensor, read_image
+
+BATCH_SIZE = 8
+"""Images in a batch, unless told otherwise."""
+
+THREADS = 8
+"""Images read at once, unless told otherwise."""
+
+
+class ListedImage(NamedTuple):
+    """An image to predict on.
+
+    Attributes:
+        path: Path of the file; empty for an image in memory.
+        class_name: What it shows, where that is said.
+        image: The image, where it is in memory.
+        position: Its place among the images given, from 0.
+    """
+
+    path: str
+    class_name: str | None = None
+    image: Any = None
+    position: int = 0
+
+
+class ReadImage(NamedTuple):
+    """A listed image that was read: its own height and width, and its transformed pixels (3, H, W)."""
+
+    source: ListedImage
+    original_size: tuple[int, int]
+    pixels: Tensor
+
+
+class SkippedImage(NamedTuple):
+    """A listed image that could not be read, and why."""
+
+    source: ListedImage
+    reason: str
+
+
+def read_ahead(
+    batches: Iterable[Sequence[ListedImage]], transform: Callable[[Tensor], Tensor] | None, threads: int = THREADS
+) -> Iterator[tuple[list[ReadImage], list[SkippedImage]]]:
+    """Read batches of images in threads and transform each, while the batch before them is in use.
+
+    Raises:
+        OSError: If a Pillow image in memory cannot be decoded.
+        TypeError: If something in memory is not an image.
+        ValueError: If an image in memory is not valid.
+    """
+    ahead = deque[list[Future[ReadImage | SkippedImage]]]()
+
+    def first() -> tuple[list[ReadImage], list[SkippedImage]]:
+        images = [future.result() for future in ahead.popleft()]
+        skipped = [image for image in images if isinstance(image, SkippedImage)]
+        return [image for image in images if isinstance(image, ReadImage)], skipped
+
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in batches:
+            ahead.append([pool.submit(_read, image, transform) for image in batch])
+            if len(ahead) > 1:
+                yield first()
+        if ahead:
+            yield first()
+
+
+def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> ReadImage | SkippedImage:
+    try:
+        image = read_image(source.path) if source.path else as_tensor(source.image).cpu()
+    except (OSError, TypeError, ValueError) as error:
+        msg = f"Image {source.position}: {error}"
+        raise type(error)(msg) from error
+    if isinstance(image, Unreadable):
+        return SkippedImage(source, image.reason)
+    return ReadImage(source, (image.shape[-2], image.shape[-1]), transform(image) if transform else image)
+
+
+class ImageListDataset(Dataset):
+    """Listed images for a :class:`ReadableLoader`; ``skipped`` are those that could not be read so far, by path."""
+
+    def __init__(self, images: Sequence[ListedImage], transform: Transform | None = None) -> None:
+        self.images = list(images)
+        self.transform = transform
+        self.skipped: dict[str, SkippedImage] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class ReadableLoader(DataLoader):
+    """Loads an :class:`ImageListDataset` in threads; files that cannot be read are listed in it and left out."""
+
+    dataset: ImageListDataset
+
+    def __iter__(self) -> Iterator[ImageBatch]:  # type: ignore[override]
+        batches = ([self.dataset.images[index] for index in batch] for batch in self.batch_sampler or ())
+        for read, skipped in read_ahead(batches, self.dataset.transform, max(1, self.num_workers)):
+            self.dataset.skipped |= {image.source.path: image for image in skipped}
+            if read:
+                yield ImageBatch.collate(
+                    [ImageItem(image=image.pixels, image_path=image.source.path) for image in read]
+                )
+
+
+def load_images(
+    images: Sequence[ListedImage], transform: Transform | None, batch_size: int = BATCH_SIZE, num_workers: int = THREADS
+) -> ReadableLoader:
+    """Make a loader that reads in ``num_workers`` threads.
+
+    Of the model's transform the resizing is done before collation, as in anomalib's datamodules.
+    """
+    resizes = extract_transforms_by_type(transform, Resize)
+    dataset = ImageListDataset(images, resizes[0] if resizes else None)
+    # Lightning and PyTorch warn of other numbers.
+    return ReadableLoader(dataset, batch_size=batch_size, num_workers=min(num_workers, suggested_max_num_workers(1)))
+
+
+def engine_transform(pre_processor: nn.Module | None) -> Transform | None:
+    """Transform that the engine applies to images, antialiasing included; ``PreProcessor.forward`` leaves that out."""
+    return pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
+
+
+def pre_process(pre_processor: nn.Module | None, image: Tensor) -> Tensor:
+    """Transform images (B, 3, H, W) as the engine does."""
+    transform = engine_transform(pre_processor)
+    return image if transform is None else transform(image)
