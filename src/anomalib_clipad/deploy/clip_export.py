@@ -29,10 +29,7 @@ else:
 
 
 class ClipExport(_Base):
-    """Methods by which ``anomalib export`` and ``Engine.export`` write a model; part of ``ClipModule``.
-
-    The class that mixes this in has ``model``, ``class_name`` and ``collaborators``.
-    """
+    """Methods by which ``anomalib export`` and ``Engine.export`` write a model; part of ``ClipModule``."""
 
     model: SDPModel
     class_name: str | None

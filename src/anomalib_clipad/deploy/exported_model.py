@@ -29,16 +29,7 @@ METADATA_SECTION = "anomalib_clipad"
 
 
 class ExportedModel(nn.Module):
-    """Pre-processing, model and post-processing in one: raw images in, ``InferenceBatch`` out.
-
-    Args:
-        transform: Pre-processing of raw images; ``None`` for none.
-        model: SDP or SDP+ with the text embeddings of the exported classes only.
-        post_processor: Post-processor with their calibrations only; ``None`` for none.
-
-    Attributes:
-        class_names: The K exported classes; ``class_index`` points into them.
-    """
+    """Pre-processing, model and post-processing of K classes, ``class_names``, in one: raw images in, scores out."""
 
     def __init__(
         self,
@@ -53,19 +44,10 @@ class ExportedModel(nn.Module):
         self.class_names: tuple[str, ...] = tuple(model.texts.names)
 
     def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
-        """Score raw images.
+        """Score raw images (B, 3, H, W) in [0, 1]: scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
 
-        A compiled graph cannot raise: it gives images of an index without a class scores and maps that are NaN.
-
-        Args:
-            image: Images (B, 3, H, W) in [0, 1].
-            class_index: Class of each image (B,), an index into ``class_names``; ``None`` where there is one class.
-
-        Returns:
-            Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
-
-        Raises:
-            ValueError: If ``class_index`` is missing, or there is no such class.
+        ``class_index`` (B,) points into ``class_names``; with one class it may be left out. A compiled graph cannot
+        raise: it gives images of an index without a class scores and maps that are NaN.
         """
         known = None
         if class_index is not None and torch.compiler.is_compiling():
@@ -91,13 +73,7 @@ def _without_unknown(predictions: InferenceBatch, known: Tensor) -> InferenceBat
 def select_classes(
     model: SDPModel, post_processor: nn.Module | None, class_index: Sequence[int]
 ) -> tuple[SDPModel, nn.Module | None]:
-    """Copy a model and its post-processor with some of their classes only; the vision tower is shared.
-
-    Args:
-        model: Model to copy; like the post-processor it is not altered.
-        post_processor: Post-processor to copy.
-        class_index: Classes to keep, in the order wanted.
-    """
+    """Copy a model and its post-processor with some of their classes, in that order; the vision tower is shared."""
     chosen = copy.deepcopy(model, {id(model.visual): model.visual}).requires_grad_(False).eval()
     indices = list(class_index)
     chosen.texts.replace([model.texts.names[index] for index in indices], model.texts.embeddings[indices].clone())
@@ -144,11 +120,7 @@ def write_torch(exported: ExportedModel, path: Path) -> Path:
 
 
 def require_modules(*names: str) -> None:
-    """Refuse to go on without packages that export needs.
-
-    Raises:
-        ModuleNotFoundError: If one of them is not installed.
-    """
+    """Refuse to go on without packages that export needs: ModuleNotFoundError."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         msg = (

@@ -39,18 +39,9 @@ def write_onnx(
     description: dict[str, str],
     **options: Any,
 ) -> Path:
-    """Write a graph that any ONNX runtime opens.
+    """Write a graph that any ONNX runtime opens; ``input_size`` is that of raw images, ``None`` for any.
 
-    Args:
-        exported: Model on any device; its transform need not be exportable.
-        path: File to write.
-        input_size: Height and width of raw images; ``None`` for any.
-        description: Metadata of the file, see :func:`~anomalib_clipad.deploy.exported_model.metadata`.
-        options: Further arguments of ``torch.onnx.export``.
-
-    Raises:
-        ModuleNotFoundError: If a package for ONNX is not installed.
-        ValueError: If ``input_size`` or an option is invalid, or the post-processor cannot be exported.
+    ``description`` becomes metadata of the file, ``options`` go to ``torch.onnx.export``.
     """
     check_input_size(input_size)
     options = {"opset_version": OPSETS[0], **options}
@@ -99,11 +90,7 @@ def write_onnx(
 
 
 def check_input_size(input_size: tuple[int, int] | None) -> None:
-    """Refuse a fixed size of raw images that is none.
-
-    Raises:
-        ValueError: If it is not a height and a width.
-    """
+    """Refuse a fixed size of raw images that is not a height and a width."""
     if input_size is None:
         return
     sides = list(input_size)

@@ -48,12 +48,7 @@ class Quantisation(NamedTuple):
 
 
 def check_compression(compression: CompressionType | str | None, quantisation: Quantisation) -> CompressionType | None:
-    """Refuse a compression that cannot be done, before anything is exported.
-
-    Raises:
-        ModuleNotFoundError: If OpenVINO, or NNCF for a compression that needs it, is not installed.
-        ValueError: If there is no such compression, or images or a number for it are missing.
-    """
+    """Refuse a compression that cannot be done, before anything is exported."""
     valid = [kind.value for kind in CompressionType]
     if compression is not None and compression not in valid:
         msg = f"Expected compression_type to be one of {', '.join(valid)}, but got {compression!r}."
@@ -81,16 +76,9 @@ def write_openvino(
     quantisation: Quantisation,
     **options: Any,
 ) -> Path:
-    """Convert a graph of :func:`~anomalib_clipad.deploy.onnx.write_onnx`, compress it and write it.
+    """Convert an ONNX graph, compress it and write ``path`` with the weights in a ``.bin`` file beside it.
 
-    Args:
-        onnx: Graph to convert.
-        path: ``.xml`` file to write; the weights go to the ``.bin`` file beside it.
-        class_names: Classes of the graph.
-        description: What the file says about itself, a section of its ``rt_info``.
-        compression: Compression; ``None`` for none, float32.
-        quantisation: What to quantise with.
-        options: Arguments of ``openvino.convert_model``.
+    ``description`` becomes a section of its ``rt_info``, ``options`` go to ``openvino.convert_model``.
     """
     openvino = importlib.import_module("openvino")
     model = openvino.convert_model(onnx, **options)
@@ -188,11 +176,7 @@ def _reachable(starts: Iterable[Any], neighbours: Callable[[Any], list[Any]]) ->
 def _samples(
     datamodule: AnomalibDataModule, dataset: Any, class_names: Sequence[str], size: tuple[int, int] | None
 ) -> Iterator[Sample]:
-    """Yield images of a dataset, drawn evenly: its order is that of the categories.
-
-    Raises:
-        ValueError: If a graph of several classes finds images of none of them.
-    """
+    """Yield images of a dataset, drawn evenly: its order is that of the categories."""
     found = 0
     for index in random.Random(0).sample(range(len(dataset)), len(dataset)):
         item = dataset[index]

@@ -17,16 +17,10 @@ _CUBIC_COEFFICIENT = -0.5
 
 
 def antialiasing_weights(source: Tensor, target: int, mode: InterpolationMode) -> Tensor:
-    """Weights of antialiased interpolation along one axis, equal to those of ``torch.nn.functional.interpolate``.
+    """Weights (target, N) of antialiased interpolation along one axis, as ``torch.nn.functional.interpolate`` has them.
 
-    Args:
-        source: Centres of the source pixels, 0.5, 1.5, ... ``(N,)``. As a tensor, so that N may be a dimension that is
-            known only when the exported graph runs.
-        target: Pixels wanted, M.
-        mode: ``BICUBIC`` or ``BILINEAR``.
-
-    Returns:
-        Weights ``(M, N)``; each row sums to one.
+    ``source`` holds the centres of the N source pixels, 0.5, 1.5, …: a tensor, so that N may be known
+    only when the exported graph runs.
 
     Example:
         >>> antialiasing_weights(torch.arange(4) + 0.5, 2, InterpolationMode.BILINEAR)
@@ -50,16 +44,7 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 class ExportableResize(nn.Module):
-    """Antialiased resize to a fixed size that survives export to ONNX and OpenVINO.
-
-    Args:
-        size: Height and width wanted, in pixels.
-        mode: ``BICUBIC`` or ``BILINEAR``.
-
-    Example:
-        >>> ExportableResize((24, 32), InterpolationMode.BICUBIC)(torch.rand(1, 3, 90, 70)).shape
-        torch.Size([1, 3, 24, 32])
-    """
+    """Antialiased resize to a fixed height and width that survives export to ONNX and OpenVINO."""
 
     def __init__(self, size: tuple[int, int], mode: InterpolationMode) -> None:
         super().__init__()
@@ -81,16 +66,10 @@ def _pixel_centres(image: Tensor, axis: int) -> Tensor:
 
 
 def exportable_transform(transform: Transform | None) -> nn.Module | None:
-    """Return a transform that can be exported and yields what ``transform`` yields.
+    """Return a transform that can be exported and yields what ``transform``, which is not altered, yields.
 
-    Antialiased bicubic and bilinear resizing to a given height and width is done by :class:`ExportableResize`; all
-    else is left to the host's ``get_exportable_transform``.
-
-    Args:
-        transform: Transform of a pre-processor; it is not altered.
-
-    Raises:
-        ValueError: If the transform resizes in a way that would not survive the export as it is.
+    Antialiased bicubic and bilinear resizing to a given height and width is done by ``ExportableResize``, all else by
+    the host; ValueError for a resize that would not survive.
     """
     if isinstance(transform, Compose):
         parts = (exportable_transform(part) for part in transform.transforms)

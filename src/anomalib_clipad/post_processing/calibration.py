@@ -42,15 +42,9 @@ def unit_calibration() -> Calibration:
 
 
 def fuse(class_probability: Tensor, map_maximum: Tensor, score_ranges: Tensor) -> Tensor:
-    """Image score: mean of the min-max scaled class probability and map maximum.
+    """Image scores (B,), half the paper's sum: the mean of min-max scaled class probability and map maximum (B,).
 
-    Args:
-        class_probability: (B,) in [0, 1].
-        map_maximum: (B,) in [0, 1].
-        score_ranges: (B, 2, 2) or (2, 2), see :class:`Calibration`.
-
-    Returns:
-        Scores (B,), in [0, 1] inside the ranges and beyond it outside them. Half the paper's sum.
+    ``score_ranges`` is (B, 2, 2) or (2, 2). Inside the ranges the scores lie in [0, 1], outside them beyond it.
     """
     parts = torch.stack([class_probability, map_maximum], dim=-1)  # (B, 2)
     low, high = score_ranges.unbind(dim=-1)
@@ -66,14 +60,8 @@ def fused_bounds(score_ranges: Tensor) -> tuple[Tensor, Tensor]:
 def rescale(values: Tensor, low: Tensor, middle: Tensor, high: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
     """Piecewise linear increasing map into [0, 1]: ``low`` to nearly 0, ``middle`` to 1/2, ``high`` to nearly 1.
 
-    Unlike a clamp it keeps the order of any two values between the ``bounds``, and with it every rank metric.
-
-    Args:
-        values: Any shape.
-        low: Lowest calibrated value; like the other points, broadcastable to ``values``.
-        middle: Threshold, at least ``low`` and at most ``high``.
-        high: Highest calibrated value.
-        bounds: Lowest and highest value that can occur.
+    Unlike a clamp it keeps the order of any two values between the ``bounds``, the lowest and highest that can occur,
+    and with it every rank metric. All points broadcast to ``values``.
     """
     inputs = (bounds[0], low, middle, high, bounds[1])
     outputs = (0.0, MARGIN, 0.5, 1 - MARGIN, 1.0)
@@ -85,15 +73,7 @@ def rescale(values: Tensor, low: Tensor, middle: Tensor, high: Tensor, bounds: t
 
 
 def best_threshold(scores: Tensor, labels: Tensor) -> Tensor:
-    """Threshold of highest F1, halfway to the next lower score.
-
-    Args:
-        scores: (M,).
-        labels: (M,), true where anomalous.
-
-    Returns:
-        Scalar; with normal scores only the highest one, with anomalous ones only the lowest.
-    """
+    """Threshold of highest F1 of scores (M,), halfway to the next lower; an extreme where all labels are equal."""
     labels = labels.bool()
     if not labels.any():
         return scores.max()
@@ -141,14 +121,7 @@ class CategoryStatistics:
         self.pixel_counts += other.pixel_counts
 
     def scores(self, class_name: str | None = None) -> tuple[Tensor, Tensor]:
-        """Class probabilities (M,) and map maxima (M,) of all images seen, in single precision.
-
-        Args:
-            class_name: Name of the category in error messages.
-
-        Raises:
-            ValueError: If there are no images, or a score is not finite.
-        """
+        """Class probabilities (M,) and map maxima (M,) of all images; ValueError if there are none, or not finite."""
         of = "" if class_name is None else f" of {class_name}"
         if not self.class_probabilities:
             msg = f"Expected statistics{of} to hold images, but got none. Add them by update()."
@@ -161,10 +134,7 @@ class CategoryStatistics:
         return scores
 
     def calibration(self, class_name: str | None = None) -> Calibration:
-        """Ranges of all images seen, and the thresholds of highest F1 where labels and masks were given.
-
-        Arguments and errors are those of :meth:`scores`.
-        """
+        """Ranges of all images seen, and the thresholds of highest F1 where labels and masks were given."""
         unit = unit_calibration()
         probability, maximum = self.scores(class_name)
         score_ranges = torch.stack([usable_range(probability), usable_range(maximum)])

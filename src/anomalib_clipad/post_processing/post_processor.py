@@ -129,12 +129,7 @@ class CategoryPostProcessor(PostProcessor):
             )
 
     def calibrate_observed(self, class_names: list[str], *, unlabelled: bool = False) -> None:
-        """Calibrate each class that was observed, by any process, on its own statistics.
-
-        Args:
-            class_names: Names of the classes by index.
-            unlabelled: Find the thresholds without labels (``calibrate_unlabelled``).
-        """
+        """Calibrate each class that was observed, by any process, on its own statistics, with or without its labels."""
         observed = {class_names[index]: statistics for index, statistics in self._statistics.items()}
         for name, statistics in _joined(observed).items():
             if name in class_names:
@@ -143,14 +138,9 @@ class CategoryPostProcessor(PostProcessor):
         self.forget_statistics()
 
     def forward(self, predictions: InferenceBatch, class_index: Tensor | None = None) -> InferenceBatch:
-        """Post-process raw predictions.
+        """Turn raw class probabilities (B,) and maps (B, H, W) into scores, labels, maps and masks of these shapes.
 
-        Args:
-            predictions: ``pred_score`` (B,), the class probability, and ``anomaly_map`` (B, H, W), both in [0, 1].
-            class_index: Class of each image (B,); ``None`` for the first class.
-
-        Returns:
-            Image scores (B,) and maps (B, H, W) in [0, 1], labels (B,) and masks (B, H, W).
+        ``class_index`` is the class of each image (B,); ``None`` stands for the first class.
         """
         probability, anomaly_map = predictions.pred_score, predictions.anomaly_map
         ranges, image_threshold, pixel_range, pixel_threshold = self._calibration(class_index)
@@ -204,11 +194,7 @@ class CategoryPostProcessor(PostProcessor):
 
 
 def calibrate_on(module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]]) -> None:
-    """Calibrate SDP or SDP+ on batches of raw predictions without labels, each with the classes of its images (B,).
-
-    Raises:
-        RuntimeError: If the model's post-processor cannot be calibrated.
-    """
+    """Calibrate SDP or SDP+ on batches of raw predictions without labels, each with the classes of its images (B,)."""
     post_processor = module.post_processor
     if not isinstance(post_processor, CategoryPostProcessor):
         msg = (

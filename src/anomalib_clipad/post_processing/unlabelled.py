@@ -46,12 +46,7 @@ class Split(NamedTuple):
 
 
 def otsu_split(scores: Tensor) -> Split:
-    """Split scores (M,) so that the two groups' means explain most of the variance (Otsu 1979); exact, no histogram.
-
-    Example:
-        >>> otsu_split(torch.tensor([0.0, 0.2, 0.8, 1.0])).threshold
-        tensor(0.5000)
-    """
+    """Split scores (M,) so that the two groups' means explain most of the variance (Otsu 1979); exact, no histogram."""
     ordered = scores.double().sort().values
     if ordered[0] == ordered[-1]:
         return Split(scores.max(), 0.0)
@@ -78,20 +73,10 @@ def least_effectiveness(n_images: int) -> float:
 def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None = None) -> Calibration | None:
     """Calibrate a category by images of which nobody has said whether they are anomalous.
 
-    The score ranges are those of the images. The image threshold splits the fused scores by Otsu's method. The
-    threshold of the map lies halfway between the median map maximum of the images below the image threshold and that
-    of the images above it. Labels and masks, where the statistics have them, are not looked at.
-
-    Nothing is forced to be anomalous: where the split is no better than that of a single group
-    (:func:`least_effectiveness`), both thresholds lie above all scores of these images, and a warning says so. With
-    fewer than ``MINIMUM_IMAGES`` the result is ``None``, with a warning.
-
-    Args:
-        statistics: Raw scores of all images of the category.
-        class_name: Name of the category in log messages.
-
-    Raises:
-        ValueError: If there are no images, or a score is not finite.
+    The image threshold splits the fused scores by Otsu's method. The threshold of the map lies halfway between the
+    median map maximum of the images below the image threshold and that of the images above it. Where the split is no
+    better than that of a single group, both thresholds lie above all scores of these images. With fewer than
+    ``MINIMUM_IMAGES`` the result is ``None``. Both are warned of.
 
     Example:
         >>> statistics = CategoryStatistics()

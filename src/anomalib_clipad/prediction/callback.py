@@ -42,12 +42,8 @@ logger = logging.getLogger(__name__)
 class PredictionReport(Callback):
     """Makes prediction on a user's own images robust, and writes ``predictions.csv`` and ``predictions.jsonl``.
 
-    anomalib reads a folder image by image and stops at the first that is broken. Here images are read in batches, and
-    files that cannot be read are logged, listed in the tables and left out. On the command line the exit code then
-    is 1.
-
-    With the model's ``calibrate_unlabelled`` all images are scored once before, and each class is calibrated on its
-    own.
+    anomalib reads a folder image by image and stops at the first that is broken. Here files that cannot be read are
+    logged, listed in the tables and left out.
     """
 
     def __init__(self) -> None:
@@ -101,12 +97,7 @@ class PredictionReport(Callback):
             log_skipped(self._rows)
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """End the command with exit code 1 if files were skipped; in Python the predictions are returned.
-
-        Raises:
-            OSError: In Python, if nothing could be read.
-            SystemExit: On the command line, if anything could not be read.
-        """
+        """Refuse files none of which could be read; on the command line any skipped file makes the exit code 1."""
         del pl_module
         skipped = sum(row.error is not None for row in self._rows)
         if skipped and _on_the_command_line(trainer):

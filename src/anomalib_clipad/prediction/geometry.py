@@ -18,14 +18,9 @@ KNOWN = (CenterCrop, Grayscale, Normalize, Pad, Resize, ToDtype, ToImage)
 
 
 def image_box(transform: Any, size: tuple[int, int]) -> Box | None:
-    """Box of a whole image in the transformed one, which it exceeds where the transform crops.
+    """Box of a whole image (height, width) in the transformed one, which it exceeds where the transform crops.
 
-    Args:
-        transform: Transform of a pre-processor; ``None`` for none.
-        size: Height and width of the image.
-
-    Returns:
-        The box, or ``None`` where a transform is not among ``KNOWN``.
+    ``None`` where a transform is not among ``KNOWN``.
 
     Example:
         >>> image_box(Compose([Resize((160, 160)), CenterCrop(120)]), (320, 640))

@@ -137,15 +137,7 @@ class Predictions(Sequence[Prediction]):
 def to_predictions(
     images: Sequence[ReadImage], transform: Any, outputs: InferenceBatch, post_processor: object, classes: Tensor
 ) -> list[Prediction]:
-    """Predictions of a batch of B images.
-
-    Args:
-        images: The images, with the name of what each was taken for.
-        transform: Transform by which they were read.
-        outputs: Post-processed scores (B,), maps (B, H, W) and, where decided, labels and masks.
-        post_processor: What made them.
-        classes: Class of each image (B,).
-    """
+    """Predictions of a batch of B images from post-processed outputs and the class of each image (B,)."""
     rows = describe([image.source for image in images], outputs, post_processor, classes)
     maps = outputs.anomaly_map.float().cpu()
     masks = [None] * len(rows) if outputs.pred_mask is None else list(outputs.pred_mask.cpu())
@@ -163,13 +155,7 @@ def to_predictions(
 
 
 def in_batches(images: Images, class_name: str | Sequence[str] | None, batch_size: int) -> Iterator[list[ListedImage]]:
-    """List images as ``predict`` takes them, in batches.
-
-    Raises:
-        FileNotFoundError: If there is no such folder or CSV file.
-        TypeError: If ``images`` is neither an image nor several.
-        ValueError: If another argument is not valid.
-    """
+    """List images as ``predict`` takes them, in batches, with its errors."""
     if batch_size < 1:
         msg = f"Expected batch_size to be at least 1, but got {batch_size}."
         raise ValueError(msg)

@@ -58,14 +58,7 @@ _COLUMNS = tuple(column.name for column in fields(PredictionRow))[:-1]
 def describe(
     images: Iterable[ListedImage], predictions: ImageBatch | InferenceBatch, post_processor: object, classes: Tensor
 ) -> list[PredictionRow]:
-    """Rows of a batch of B images that were scored.
-
-    Args:
-        images: The images, with the name of what each was taken for.
-        predictions: Scores (B,) and, where something was decided, labels (B,).
-        post_processor: What made scores and labels.
-        classes: Index of each image's class in the post-processor (B,).
-    """
+    """Rows of a batch of images, named by what each was taken for, from scores and, where decided, labels."""
     scores, labels = predictions.pred_score, predictions.pred_label
     decided: Iterable[bool | None] = [None] * len(scores) if labels is None else labels.bool().tolist()
     ours = post_processor if isinstance(post_processor, CategoryPostProcessor) else None
@@ -99,23 +92,16 @@ def log_skipped(rows: Iterable[PredictionRow]) -> None:
 
 
 def require_readable(rows: Sequence[PredictionRow]) -> None:
-    """Refuse images none of which could be read; no images at all are fine.
-
-    Raises:
-        OSError: If there are files that could not be read, and nothing else.
-    """
+    """Raise OSError if there are files and none of them could be read."""
     if rows and all(row.error is not None for row in rows):
         msg = f"Expected images that can be read, but got none. {rows[0].path}: {rows[0].error}"
         raise OSError(msg)
 
 
 def write_tables(folder: str | Path, rows: Iterable[PredictionRow]) -> tuple[Path, Path]:
-    r"""Write both tables in the order of the images, each in one step: a reader never sees half a file.
+    """Write both tables in the order of the images; return their paths.
 
-    Bytes of a file name that are not UTF-8 are written as escapes, ``\udc..``; JSON readers undo them.
-
-    Returns:
-        Paths of the CSV file and the JSON lines.
+    Bytes of a file name that are not UTF-8 are written as escapes, which JSON readers undo.
     """
     table, lines = Path(folder) / CSV_FILE, Path(folder) / JSON_FILE
     cells = [_cells(row) for row in sorted(rows, key=lambda row: row.position)]

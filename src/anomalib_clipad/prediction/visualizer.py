@@ -91,12 +91,7 @@ def _choose(loader: Any, datamodule: Any) -> dict[str, Path]:
 
 
 def picture_places(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Place of each image's picture in the results: its path from the folder that holds all images, with its name.
-
-    Example:
-        >>> {path: place.as_posix() for path, place in picture_places(["/a/b/x/1.png", "/a/b/y/1.png"]).items()}
-        {'/a/b/x/1.png': 'b/x/1.png', '/a/b/y/1.png': 'b/y/1.png'}
-    """
+    """Place of each image's picture in the results: its path from the folder that holds all images, with its name."""
     absolute = {str(path): Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100 - resolves '..', not links
     if len({path.anchor for path in absolute.values()}) > 1:  # several drives
         return {path: Path(place.drive.rstrip(":"), *place.parts[1:]) for path, place in absolute.items()}
