@@ -17,12 +17,6 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     write one file at the same time. Folders are created. The draft has the file's name, in a folder of its own: what is
     written beside it, as the weights of a graph, moves along.
 
-    Args:
-        path: File to write; what is there is replaced.
-
-    Raises:
-        OSError: If the file cannot be written.
-
     Example:
         >>> folder = getfixture("tmp_path")
         >>> with atomic_write(folder / "table.csv") as draft:

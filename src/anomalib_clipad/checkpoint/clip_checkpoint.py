@@ -94,11 +94,7 @@ class ClipCheckpoint(_Base):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the checkpoint's classes.
-
-        Raises:
-            ValueError: If the checkpoint is of another model or was made with another backbone, input or settings.
-        """
+        """Make room for the checkpoint's classes, if it was made with this model's backbone, input and settings."""
         collaborators = self.collaborators
         saved = check_model(checkpoint, self.model, collaborators.backbone)
         actual, default = (

@@ -37,20 +37,7 @@ _AUTHORS_KEY = "linear_layers"
 
 
 def save_heads(path: str | os.PathLike[str], heads: LinearHeads, metadata: HeadsMetadata) -> Path:
-    """Write heads to a file, in float32; it appears complete or not at all.
-
-    Args:
-        path: File to write, ending in ``.safetensors``; its folder is created, a file in its place is replaced.
-        heads: Heads to write.
-        metadata: What they were made for.
-
-    Returns:
-        Path of the file.
-
-    Raises:
-        OSError: If the file cannot be written.
-        ValueError: If the path has another ending, or the heads are not as many as the layers.
-    """
+    """Write heads to a ``.safetensors`` file, in float32, with what they were made for."""
     path = Path(path).expanduser()
     if path.suffix != SUFFIX:
         msg = f"Expected path to end in {SUFFIX}, the format of heads, but got {path}. Pass {path.with_suffix(SUFFIX)}."
@@ -70,20 +57,11 @@ def save_heads(path: str | os.PathLike[str], heads: LinearHeads, metadata: Heads
 
 
 def load_heads(path: str | os.PathLike[str]) -> tuple[LinearHeads, HeadsMetadata | None]:
-    """Read heads from a file; nothing in the file is executed.
+    """Read heads from a file; nothing in the file is executed. ValueError where it does not hold heads.
 
-    Args:
-        path: A file of :func:`save_heads`; a Lightning checkpoint of ``SDPPlus``; or a file by ``torch.save`` of the
-            authors' layout ``{"linear_layers": {"fc.0.weight": ..., "fc.0.bias": ..., ...}}``, or of the inner
-            mapping alone.
-
-    Returns:
-        Heads in float32 on the CPU, and what they were made for: ``None`` where the file does not say, as the authors'
-        do not.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, does not hold heads, or would run code when it is loaded.
+    It is a file of ``save_heads``; a checkpoint of SDP+; or one by ``torch.save`` of the authors' layout,
+    ``{"linear_layers": {"fc.0.weight": ..., "fc.0.bias": ..., ...}}``, or of the inner mapping alone. Returns float32
+    heads on the CPU and what they were made for: ``None`` where the file does not say, as the authors' do not.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -107,19 +85,9 @@ def load_heads(path: str | os.PathLike[str]) -> tuple[LinearHeads, HeadsMetadata
 def make_heads(
     backbone: Backbone, layers: list[int] | None, taps: Taps, path: str | None, seed: int
 ) -> tuple[LinearHeads, HeadsMetadata | None]:
-    """Read heads from a file and check that they fit the model, or make new ones.
+    """Read heads from a file and check that they fit the model, or make new ones from the seed.
 
-    Args:
-        backbone: CLIP model that they are to be used with.
-        layers: Tapped layers as the user gives them.
-        taps: Kind of taps.
-        path: File as :func:`load_heads` reads it, or "embedded" for the heads that ship with the backbone; ``None`` for
-            new heads.
-        seed: Seed of new heads.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file does not hold heads, they do not fit, or the layers are invalid.
+    ``"embedded"`` stands for the heads that ship with the backbone; without a path new ones are made.
     """
     tapped = normalise_layers(layers, backbone.depth)
     if path is not None:
@@ -163,11 +131,7 @@ def _read_torch(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str] | None
 
 
 def _build_heads(weights: Mapping[str, Any]) -> LinearHeads:
-    """Make heads of weights after checking their names and shapes.
-
-    Raises:
-        ValueError: If the weights are not those of heads.
-    """
+    """Make heads of weights after checking their names and shapes; ValueError where they are not those of heads."""
     expected = [f"fc.{index}.{part}" for index in range(max(1, len(weights) // 2)) for part in ("weight", "bias")]
     if set(weights) != set(expected):
         found = list_some(list(weights), most=3) or "nothing"

@@ -36,23 +36,9 @@ _DECODED_TYPES = {"backbone": str, "fingerprint": str, "layers": tuple, "categor
 class HeadsMetadata:
     """What heads were made for, which is checked, and how, which is for the reader.
 
-    Attributes:
-        backbone: Architecture of the CLIP model.
-        pretrained: Its weights: a tag, a file or ``None`` for those that ship with the package.
-        fingerprint: Fingerprint of its weights, see :class:`~anomalib_clipad.clip.backbone.Backbone`.
-        layers: Tapped layers, 1-based, ascending.
-        taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
-        auxiliary: Name of the dataset that they were trained on.
-        categories: Its categories.
-        prompts: Name or file of the prompts that they were trained with.
-        strategy: How the representative text vectors were selected.
-        seed: Seed of the training.
-        steps: Number of optimiser steps.
-        metrics: Results by name.
-        package_version: Version of this package that they were trained with.
-
-    Raises:
-        ValueError: If ``taps`` is not a kind of taps, or ``layers`` are not numbers of layers.
+    ``pretrained`` is a tag, a file or ``None`` for weights that ship with the package, ``fingerprint`` their
+    backbone's, ``layers`` are 1-based and ascending; ``auxiliary`` and ``categories`` name what the heads were trained
+    on.
 
     Example:
         >>> metadata = HeadsMetadata("clipad-tiny", None, fingerprint="f00d", layers=(2, 4), taps="reference")
@@ -95,11 +81,7 @@ class HeadsMetadata:
 
     @classmethod
     def decode(cls, encoded: Mapping[str, str]) -> "HeadsMetadata":
-        """Undo :meth:`encode`; entries that are not known are ignored, and those with a default may be missing.
-
-        Raises:
-            ValueError: If it is not what :meth:`encode` makes, or of a later format.
-        """
+        """Undo ``encode``, else ValueError; unknown entries are ignored, and those with a default may be missing."""
         if encoded.get("format") != FORMAT:
             msg = f"its metadata are not of the format {FORMAT!r}"
             raise ValueError(msg)
@@ -134,21 +116,9 @@ def check_heads(
     taps: Taps,
     source: str | os.PathLike[str],
 ) -> None:
-    """Refuse heads that were made for something else than what they are to be used with.
+    """Refuse heads that were made for something else than what they are used with; the message names all that differs.
 
-    Without metadata only shapes and, since the authors' code knows no other, ``taps="reference"`` can be checked; a
-    warning tells what is assumed.
-
-    Args:
-        heads: Heads.
-        metadata: What they were made for, as :func:`~anomalib_clipad.checkpoint.head_files.load_heads` returns it.
-        backbone: CLIP model that they are to be used with.
-        layers: Tapped layers of the model, normalised: 1-based and ascending.
-        taps: Kind of taps of the model.
-        source: Where the heads come from, for messages.
-
-    Raises:
-        ValueError: If anything differs; the message names all that does, on both sides.
+    Without metadata, ``None``, only shapes and taps can be checked; a warning tells what is assumed.
     """
     compared: dict[str, tuple[object, object]] = {
         "width": (backbone.width, heads.width),

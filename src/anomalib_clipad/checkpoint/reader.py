@@ -20,22 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def open_checkpoint(source: str | Path | IO[bytes], model: type, options: Mapping[str, Any]) -> BytesIO:
-    """Read a file of this package's models, and check it and what a model is to be made with.
+    """Read a file of this package's models into memory, once, and check it and what a model is to be made with.
 
-    The files are small, since CLIP is not in them: they are read into memory, once.
-
-    Args:
-        source: Path, or a file that is open for reading bytes.
-        model: Class of the model.
-        options: Arguments of the class that the user gives.
-
-    Returns:
-        The bytes that were checked.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        TypeError: If the class has no such argument.
-        ValueError: If the file is damaged, something else, or would run code when it is loaded.
+    It is small, since CLIP is not in it. ``options`` are the user's arguments of the class.
     """
     known = inspect.signature(model).parameters
     unknown = [name for name in options if name not in known]
@@ -63,9 +50,6 @@ class CheckedReader(CheckpointIO):
 
     The trainer tells the model of a checkpoint only once it has read it, and reads it to the devices that it was saved
     on, which another machine may not have.
-
-    Args:
-        inner: What reads and writes.
     """
 
     def __init__(self, inner: CheckpointIO) -> None:
@@ -74,11 +58,7 @@ class CheckedReader(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a file to main memory and check it; a folder, as some strategies write, is left to them.
-
-        Raises:
-            ValueError: If the file is damaged or hostile.
-        """
+        """Read a file to main memory and check it; a folder, as some strategies write, is left to them."""
         if not Path(path).is_file():
             return self.inner.load_checkpoint(path, map_location, weights_only)
         return _checked(lambda: self.inner.load_checkpoint(path, map_location="cpu", weights_only=True), path)
@@ -97,11 +77,7 @@ class CheckedReader(CheckpointIO):
 
 
 def _checked(load: Callable[[], Any], source: object) -> dict[str, Any]:
-    """Load a checkpoint of SDP or SDPPlus.
-
-    Raises:
-        ValueError: If it is damaged, something else, or would run code when it is loaded.
-    """
+    """Load a checkpoint of SDP or SDPPlus; ValueError if it is damaged, something else, or would run code."""
     expected = f"Expected checkpoint to be one of SDP or SDPPlus, but got {source}:"
     try:
         with anomalib_safe_globals():

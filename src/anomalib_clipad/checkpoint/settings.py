@@ -32,14 +32,7 @@ def describe_model(model: SDPModel, backbone: Backbone, text_engine: TextEngine)
 
 
 def check_model(checkpoint: Mapping[str, Any], model: SDPModel, backbone: Backbone) -> dict[str, Any]:
-    """Compare a checkpoint with the model that loads it.
-
-    Returns:
-        This package's entry of the checkpoint.
-
-    Raises:
-        ValueError: If the checkpoint is of another model, or was made with another backbone.
-    """
+    """Return this package's entry of a checkpoint; ValueError if that is of another model or backbone."""
     ours = "SDP" if model.heads is None else "SDPPlus"
     saved: dict[str, Any] | None = checkpoint.get(CHECKPOINT_KEY)
     if saved is None:
@@ -60,14 +53,7 @@ def check_model(checkpoint: Mapping[str, Any], model: SDPModel, backbone: Backbo
 
 
 def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str]:
-    """Describe, as the user's arguments, what scores depend on beside weights and input.
-
-    Example:
-        >>> from anomalib_clipad import SDP
-        >>> clipad = SDP("clipad-tiny", sigma=4)
-        >>> describe_settings(clipad.model, clipad.collaborators.text_engine)["sigma"]
-        '4.0'
-    """
+    """Describe, as the user's arguments, what scores depend on beside weights and input."""
     names = _SDP_SETTINGS if model.heads is None else _SDP_PLUS_SETTINGS
     return {
         **{name: _as_argument(getattr(model, name)) for name in names},

@@ -33,18 +33,11 @@ def reconcile_input(
     *,
     attached: bool,
 ) -> None:
-    """See to it that a model keeps or gets the transform that a checkpoint was saved with.
+    """See to it that a model keeps or gets the transform of a checkpoint; ValueError if the user must choose.
 
-    Args:
-        checkpoint: Checkpoint that is being loaded. Where the host could not save the transform and the model has it
-            already, the entry by which it would be dropped is removed.
-        saved: Input of the model that was saved, as :func:`describe_input` describes it.
-        actual: Input of the model as it is.
-        default: Input of the model if it were given no pre-processor.
-        attached: Whether the model is with a trainer already, whose datasets resize by the model's own transform.
-
-    Raises:
-        ValueError: If the transforms differ and the user has to decide.
+    Where the host could not save the transform and the model has it already, the entry of ``checkpoint`` by which it
+    would be dropped is removed. ``default`` is the model's input without a pre-processor of the user's. A model
+    ``attached`` to a trainer has datasets that resize by its own transform already.
     """
     if saved["image_size"] != actual["image_size"]:
         msg = (

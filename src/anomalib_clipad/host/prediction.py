@@ -26,12 +26,7 @@ def exchange_predict_loaders(trainer: Trainer, exchange: Callable[[Any], Any]) -
 
 
 def find_images(path: str | Path, base_dir: str | Path | None = None) -> list[Path]:
-    """List an image, or those of a folder and below, as anomalib does, but with links that lead nowhere.
-
-    Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ValueError: If there are no images.
-    """
+    """List an image, or those of a folder and below, as anomalib does, but with links that lead nowhere."""
     folder = Path(path)
     if not folder.is_dir() or not any(file.is_symlink() for file in folder.glob("**/*")):
         return get_image_filenames(path, base_dir)

@@ -38,13 +38,10 @@ def is_last_epoch(trainer: Any) -> bool:
 
 
 def close_epoch(fit_loop: dict[str, Any]) -> None:
-    """Let Lightning resume after an epoch that has ended, and not within it.
+    """Let Lightning resume after an epoch that has ended, and not within it; ``fit_loop`` is altered in place.
 
     Where steps are counted instead of epochs, it would take the next batch for a further one of the same epoch.
     Removable when a checkpoint of an epoch's end says that the epoch is complete.
-
-    Args:
-        fit_loop: State of the loop in a checkpoint, altered in place; left alone in the middle of an epoch.
     """
     epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
     if epochs["current"]["processed"] == epochs["current"]["started"]:

@@ -106,17 +106,9 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipPrediction):
         self._indices(known)
 
     def forward(self, batch: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
-        """Run pre-processing, model and post-processing on raw images, with the engine's results.
+        """Score raw images (B, 3, H, W) in [0, 1] as the engine does: scores and labels (B,), maps and masks (B, H, W).
 
-        Args:
-            batch: Images (B, 3, H, W) in [0, 1].
-            class_index: Class of each image (B,), an index into ``class_names``; ``None`` where there is one.
-
-        Returns:
-            Scores (B,), labels (B,), maps (B, H, W) and masks (B, H, W).
-
-        Raises:
-            ValueError: If ``class_index`` is missing, or there is no such class.
+        ``class_index`` (B,) points into ``class_names``; with one class it may be left out.
         """
         raw = self.model(pre_process(self.pre_processor, batch), class_index)
         return post_process(self.post_processor, raw, class_index)

@@ -28,13 +28,7 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 
 
 class Collaborators(NamedTuple):
-    """What a model uses that is no part of its state: not saved in checkpoints, and untouched by ``.to(device)``.
-
-    Attributes:
-        backbone: The frozen CLIP.
-        text_engine: Turns class names into text embeddings.
-        image_size: Height and width of the input in pixels.
-    """
+    """What a model uses that is no part of its state: not saved in checkpoints, and untouched by ``.to(device)``."""
 
     backbone: Backbone
     text_engine: TextEngine
@@ -60,14 +54,7 @@ def find_collaborators(
     image_size: int | Sequence[int] | None,
     text_cache_dir: str | Literal[False] | None,
 ) -> Collaborators:
-    """Make the collaborators of the user's arguments, see :class:`~anomalib_clipad.SDP`.
-
-    Raises:
-        FileNotFoundError: If a weights or prompts file does not exist.
-        RuntimeError: If weights cannot be downloaded.
-        TypeError: If the vision tower is not supported.
-        ValueError: If any other argument is invalid.
-    """
+    """Make the collaborators of the user's arguments, see ``anomalib_clipad.SDP``, with its errors."""
     clip = load_backbone(backbone, pretrained)
     if clip.name in EMBEDDED:
         logger.warning(
@@ -91,11 +78,7 @@ def make_pre_processor(
 
 
 def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> tuple[int, int]:
-    """Height and width of the input from what the user gave; ``None`` stands for the backbone's own.
-
-    Raises:
-        ValueError: If it is neither one whole number nor two, or the patch size does not divide it.
-    """
+    """Height and width of the input from what the user gave; ``None`` stands for the backbone's own."""
     if image_size is None:
         return backbone.image_size
     given = [image_size] * 2 if isinstance(image_size, int) else image_size
@@ -109,11 +92,7 @@ def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> 
 
 
 def check_components(pre_processor: nn.Module | None, post_processor: nn.Module | None) -> None:
-    """Refuse components that anomalib's engine would leave out without a word, or could not call.
-
-    Raises:
-        TypeError: If one is not of the host's class for it, or a transform takes images only.
-    """
+    """Refuse, by TypeError, components that anomalib's engine would leave out without a word, or could not call."""
     for name, component, kind in (
         ("pre_processor", pre_processor, PreProcessor),
         ("post_processor", post_processor, PostProcessor),

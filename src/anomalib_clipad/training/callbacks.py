@@ -76,11 +76,7 @@ class CompleteModel(Callback):
         self._validated: list[Tensor] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to calibrate on maps of heads that are spoilt.
-
-        Raises:
-            RuntimeError: If they are not finite.
-        """
+        """Refuse to calibrate on maps of heads that are not finite."""
         del trainer
         trained = ((name, weights) for name, weights in pl_module.named_parameters() if weights.requires_grad)
         spoilt = [name for name, weights in trained if not weights.isfinite().all()]
@@ -112,15 +108,10 @@ class CompleteModel(Callback):
 
 
 def save_atomically(trainer: Any, path: Path, *, weights_only: bool = False) -> None:
-    """Save a checkpoint so that a kill at any moment leaves the previous file or the new one.
+    """Save a checkpoint so that a kill at any moment leaves the previous file or the new one; nothing in a trial run.
 
     Lightning writes to the system's temporary folder and moves the file; where that is another file system, moving is
-    copying over the previous file. To be called in all processes. Nothing is saved in a trial run.
-
-    Args:
-        trainer: The trainer.
-        path: The file, which is replaced.
-        weights_only: Leave out the state of optimiser and callbacks.
+    copying over the previous file. To be called in all processes.
     """
     if trainer.fast_dev_run or trainer.barebones:
         return

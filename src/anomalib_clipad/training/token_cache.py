@@ -37,13 +37,9 @@ _SPARE = 0.1
 
 @dataclass
 class TokenBatch:
-    """A training batch of cached tokens.
+    """A training batch of cached tokens: patches in float32, contiguous as a matrix product wants them.
 
-    Attributes:
-        patches: Each layer in float32, contiguous as a matrix product wants it.
-        gt_mask: (B, H, W).
-        image_path: B paths.
-        image: A placeholder: the host's pre-processor transforms the image of every batch.
+    ``image`` is a placeholder: the host's pre-processor transforms the image of every batch.
     """
 
     patches: TappedPatches
@@ -58,13 +54,9 @@ class TokenBatch:
 
 
 class CachedTokens(Dataset):
-    """Drop-in for a training dataset that yields tokens instead of images; an item is an index, a batch is read whole.
+    """Drop-in for a training dataset that yields tokens (M, L, N, D) of M images, float16, and masks (M, H, W).
 
-    Args:
-        tokens: (M, L, N, D) of M images, float16.
-        masks: (M, H, W), bool.
-        image_paths: M paths.
-        grid: Height and width of the patch grid.
+    An item is an index, a batch is read whole.
     """
 
     def __init__(self, tokens: Tensor, masks: Tensor, image_paths: Sequence[str], grid: tuple[int, int]) -> None:
@@ -93,15 +85,7 @@ def train_on_tokens(
 ) -> None:
     """Exchange the training images of a run for their tokens; the datamodule gets them back when it ends.
 
-    Args:
-        trainer: The trainer, before it makes its dataloaders.
-        borrowed: What gives the images back.
-        place: Where to keep the tokens.
-        tap: Patches of a batch that comes straight from the dataset.
-
-    Raises:
-        RuntimeError: If the tokens do not fit.
-        ValueError: If there is no datamodule, or it augments the training images.
+    ValueError if there is no datamodule, or it augments the training images.
     """
     datamodule = getattr(trainer, "datamodule", None)
     if datamodule is None:
@@ -130,22 +114,10 @@ def cache_tokens(
     processes: int = 1,
     progress: bool = True,
 ) -> CachedTokens:
-    """Run the tower over a dataset once.
+    """Run the tower over a dataset once, each image in the dataset's own order; RuntimeError if the tokens do not fit.
 
-    Args:
-        loader: Batches of the dataset in its own order, each image once.
-        tap: Patches of a batch.
-        place: Where to keep them.
-        folder: Whose file system takes the tokens, for ``place="disk"``. Their file has no name where the system allows
-            that: it is gone with the last process that uses it, even if that is killed.
-        processes: How many processes of this machine cache the dataset at the same time, each for itself.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The cached dataset.
-
-    Raises:
-        RuntimeError: If the tokens do not fit; the message names both sizes.
+    On disk they take the file system of ``folder``, in a file that has no name where the system allows that: it is gone
+    with the last process that uses it, even one that is killed. Each of ``processes`` of a machine keeps all of them.
     """
     total = len(loader.dataset)  # type: ignore[arg-type]
     tokens = masks = None
