@@ -33,16 +33,11 @@ Tokenizer = Callable[[str | list[str]], Tensor]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen CLIP model and what goes with it.
+    """A frozen CLIP model in evaluation mode and what goes with it.
 
-    Attributes:
-        name: Name of the architecture.
-        pretrained: Tag, file or ``"random"``; ``None`` for the weights that ship with the package.
-        model: open_clip ``CLIP`` in evaluation mode, without gradients.
-        tokenizer: Turns texts into token ids ``(K, T)``.
-        mean: Mean of each colour channel that images are normalised with.
-        std: Standard deviation of each colour channel.
-        image_size: Height and width in pixels that the model was trained with.
+    ``pretrained`` is a tag, a file, ``"random"`` or ``None`` for weights that come with the architecture. ``tokenizer``
+    turns texts into token ids (K, T). ``mean`` and ``std`` normalise images; ``image_size`` is the height and width in
+    pixels that the model was trained with.
     """
 
     name: str
@@ -160,11 +155,7 @@ class _Weights(NamedTuple):
 
 
 def _find_config(name: str) -> dict[str, Any]:
-    """Look up the configuration of an architecture in open_clip's format.
-
-    Raises:
-        ValueError: If the name is unknown, or the architecture is not supported.
-    """
+    """Look up the configuration of an architecture in open_clip's format; ValueError if there is no supported one."""
     if name in embedded.NAMES:
         return dict(embedded.config(name))
     published = sources.is_published(name)
@@ -203,13 +194,7 @@ def _find_problem(config: dict[str, Any], *, published: bool = False) -> str | N
 
 
 def _find_weights(name: str, pretrained: str | Path | None) -> _Weights:
-    """Read the weights that ``pretrained`` stands for.
-
-    Raises:
-        FileNotFoundError: If it is a path where there is no file.
-        RuntimeError: If it is a tag and cannot be downloaded.
-        ValueError: If it is neither a tag of the architecture nor a readable file.
-    """
+    """Read the weights that ``pretrained`` stands for."""
     if pretrained is None and name in embedded.NAMES:
         return _Weights(None, embedded.state_dict(name), f"the package for {name}", {})
     if pretrained is None and sources.is_published(name):

@@ -55,10 +55,7 @@ class PromptEnsemble:
 
     @classmethod
     def from_set(cls, name: str) -> "PromptEnsemble":
-        """Make a ready ensemble, named by a key of ``PROMPT_SETS``.
-
-        Raises:
-            ValueError: If there is no such set.
+        """Make a ready ensemble, named by a key of ``PROMPT_SETS``; ValueError if there is no such set.
 
         Example:
             >>> normal, anomalous = PromptEnsemble.from_set("industrial").prompts("bottle")
@@ -106,14 +103,9 @@ class PromptEnsemble:
 
     @classmethod
     def from_yaml(cls, path: str | PathLike[str]) -> "PromptEnsemble":
-        """Make an ensemble from a YAML file with the keys of :meth:`from_mapping`.
+        """Make an ensemble from a YAML file with the keys of :meth:`from_mapping`, with its errors.
 
-        Args:
-            path: The file. In YAML an entry that begins with ``{}`` needs quotes: ``- "{} with scratch"``.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is not YAML, not a mapping, or its content is malformed.
+        In YAML an entry that begins with ``{}`` needs quotes: ``- "{} with scratch"``.
         """
         path = Path(path).expanduser()
         if not path.is_file():
@@ -137,13 +129,10 @@ class PromptEnsemble:
             raise ValueError(msg) from error
 
     def class_words(self, class_name: str) -> str:
-        """Read a class name as words.
+        """Read a class name as words; ValueError if it is blank or not a string.
 
         An alias wins. Otherwise underscores are spaces and a final variant number is dropped. A name without a letter
         (BTech's categories are ``01`` to ``03``) says nothing about the object and is read as "object".
-
-        Raises:
-            ValueError: If the name is not a string or is blank.
 
         Example:
             >>> ensemble = PromptEnsemble.from_set("industrial")
@@ -164,11 +153,7 @@ class PromptEnsemble:
         return words if any(character.isalpha() for character in words) else DEFAULT_CLASS_NAME
 
     def prompts(self, class_name: str) -> tuple[list[str], list[str]]:
-        """Write out the normal and the anomalous prompts of a class, every state in every template.
-
-        Raises:
-            ValueError: If the name is not a string or is blank.
-        """
+        """Write out the normal and the anomalous prompts of a class, every state in every template."""
         words = self.class_words(class_name)
         return self._filled(self.normal_states, words), self._filled(self.anomalous_states, words)
 
@@ -182,17 +167,8 @@ def resolve_prompts(
 ) -> PromptEnsemble:
     """Make the ensemble that a user's argument names.
 
-    Args:
-        prompts: The name of a ready set, a path to a YAML file, a mapping (see :meth:`PromptEnsemble.from_mapping`),
-            an ensemble, or ``None`` for the industrial set of the paper.
-
-    Raises:
-        FileNotFoundError: If a path names no file.
-        ValueError: If a string is neither a ready set nor a path, or the content is malformed.
-
-    Example:
-        >>> resolve_prompts("medical").normal_states[0]
-        'healthy {}'
+    That is a ready set, a path to a YAML file, a mapping (:meth:`PromptEnsemble.from_mapping`), an ensemble, or
+    ``None`` for the industrial set of the paper. Anything else is a ValueError.
     """
     if prompts is None:
         return PromptEnsemble.from_set(DEFAULT_PROMPT_SET)

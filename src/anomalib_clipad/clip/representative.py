@@ -43,12 +43,9 @@ def pca(embeddings: np.ndarray) -> np.ndarray:
 
 
 def kde(embeddings: np.ndarray, bandwidth: Length = 0.3) -> np.ndarray:
-    """Average the prompts, each weighted by the Gaussian kernel density at its place.
+    """Average the prompts (K, C), each weighted by the Gaussian kernel density at its place.
 
-    Args:
-        embeddings: Prompt embeddings (K, C).
-        bandwidth: Standard deviation of the kernel, or ``"auto"`` for the mean distance to the farthest of the
-            nearest 30 % of prompts.
+    ``bandwidth="auto"`` is the mean distance to the farthest of the nearest 30 % of prompts.
     """
     bandwidth = _length("bandwidth", bandwidth, lambda: estimate_bandwidth(embeddings))
     log_density = KernelDensity(bandwidth=bandwidth).fit(embeddings).score_samples(embeddings)
@@ -60,12 +57,9 @@ def kde(embeddings: np.ndarray, bandwidth: Length = 0.3) -> np.ndarray:
 def dbscan(embeddings: np.ndarray, eps: Length = 0.5, min_samples: int = 15) -> np.ndarray:
     """Take the mean of the largest DBSCAN cluster, of all prompts where there is none; used for the published results.
 
-    Args:
-        embeddings: Prompt embeddings (K, C).
-        eps: Radius of a neighbourhood (the paper: 0.5, for VisA 1.5), or ``"auto"`` for the median distance to the
-            ``min_samples``-th nearest prompt, itself included: half of the prompts are then core points, so that a
-            cluster is always found and outliers do not widen the radius.
-        min_samples: Prompts that make a neighbourhood dense (the paper: 15, for VisA 25).
+    The paper's ``eps`` and ``min_samples`` are 0.5 and 15, for VisA 1.5 and 25. ``eps="auto"`` is the median distance
+    to the ``min_samples``-th nearest prompt, itself included: half of the prompts are then core points, so that a
+    cluster is always found and outliers do not widen the radius.
     """
     if not isinstance(min_samples, int) or min_samples < 1:
         msg = f"Expected min_samples to be an integer of at least 1, but got {min_samples!r}. The paper uses 15."
@@ -76,12 +70,7 @@ def dbscan(embeddings: np.ndarray, eps: Length = 0.5, min_samples: int = 15) -> 
 
 
 def mean_shift(embeddings: np.ndarray, bandwidth: Length = 2.0) -> np.ndarray:
-    """Take the mean of the largest mean-shift cluster, of all prompts where there is none.
-
-    Args:
-        embeddings: Prompt embeddings (K, C).
-        bandwidth: Radius of the flat kernel, or ``"auto"`` as in :func:`kde`.
-    """
+    """Take the mean of the largest mean-shift cluster, of all prompts where there is none; "auto" as in :func:`kde`."""
     bandwidth = _length("bandwidth", bandwidth, lambda: estimate_bandwidth(embeddings))
     labels = MeanShift(bandwidth=bandwidth).fit_predict(embeddings)
     return _mean_of_largest_cluster(embeddings, labels, f"mean_shift with bandwidth={bandwidth:.3g}")
@@ -97,14 +86,7 @@ STRATEGIES: dict[str, Callable[..., np.ndarray]] = {
 
 
 def strategy_parameters(strategy: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Complete the parameters of a strategy with its defaults.
-
-    Args:
-        strategy: A key of ``STRATEGIES``.
-        params: Parameters that differ from the defaults.
-
-    Raises:
-        ValueError: If the strategy, or one of its parameters, is unknown.
+    """Complete the parameters of a strategy with its defaults; ValueError if it, or one of them, is unknown.
 
     Example:
         >>> strategy_parameters("dbscan", {"eps": "auto"})

@@ -23,8 +23,7 @@ _WEIGHT_FILES = (  # in open_clip's order
 def download(settings: dict[str, Any], what: str, substitute: str) -> Path:
     """Get the file that open_clip has these settings for, from its cache or the network.
 
-    Raises:
-        RuntimeError: If it cannot be downloaded; says ``what`` it is, and the ``substitute`` to pass without network.
+    RuntimeError if it cannot be downloaded; it says ``what`` it is, and the ``substitute`` to pass without network.
     """
     try:
         with asked_once():
@@ -49,13 +48,7 @@ def short_name(name: str) -> str:
 
 
 def published_config(name: str) -> dict[str, Any]:
-    """Read what a folder or repository says of its architecture (``model_cfg``) and images (``preprocess_cfg``).
-
-    Raises:
-        FileNotFoundError: If the folder does not hold it.
-        RuntimeError: If it cannot be downloaded.
-        ValueError: If it is not in open_clip's format.
-    """
+    """Read what a folder or repository says of its architecture (``model_cfg``) and images (``preprocess_cfg``)."""
     path = _find_file(name, _CONFIG_FILE)
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -23,14 +23,11 @@ Paths = Literal["both", "surgery", "original"]
 
 
 class SurgeryTokens(NamedTuple):
-    """What the dual path yields. Lists hold one entry for each tapped layer, ascending, and none for a path left out.
+    """What the dual path yields at each tapped layer, ascending; the list of a path left out is empty.
 
-    Attributes:
-        layers: Tapped layers, 1-based.
-        surgery: Tokens of the surgery path in the joint embedding space, not normalised, ``(B, 1 + N, C)`` each. The
-            class token is that of the original path.
-        original: Tokens of the original path, ``(B, 1 + N, D)`` each.
-        grid: Height and width of the patch grid; N is their product, row by row.
+    ``surgery`` holds tokens of the surgery path in the joint embedding space, not normalised, ``(B, 1 + N, C)``, with
+    the class token of the original path; ``original`` those of the original path, ``(B, 1 + N, D)``. N is the product
+    of ``grid``.
     """
 
     layers: tuple[int, ...]
@@ -45,14 +42,9 @@ def stage_ends(depth: int, stages: int = NUM_STAGES) -> tuple[int, ...]:
     A depth that the number of stages does not divide is split at ``depth * i // stages``, so that stages differ by at
     most one layer.
 
-    Raises:
-        ValueError: If there are fewer layers than stages.
-
     Example:
-        >>> stage_ends(12)
-        (3, 6, 9, 12)
-        >>> stage_ends(10)
-        (2, 5, 7, 10)
+        >>> stage_ends(12), stage_ends(10)
+        ((3, 6, 9, 12), (2, 5, 7, 10))
     """
     if not 1 <= stages <= depth:
         msg = f"Expected stages to be between 1 and the depth of the tower ({depth}), but got {stages}."
@@ -61,13 +53,9 @@ def stage_ends(depth: int, stages: int = NUM_STAGES) -> tuple[int, ...]:
 
 
 def normalise_layers(layers: Sequence[int] | None, depth: int, stages: int = NUM_STAGES) -> tuple[int, ...]:
-    """Turn the layers a user asks for into ascending numbers between 1 and ``depth``.
+    """Turn the layers a user asks for into ascending numbers between 1 and ``depth``, else ValueError.
 
-    Negative ones count from the end, -1 being the last. ``None`` stands for the last layer of every stage, as in the
-    paper.
-
-    Raises:
-        ValueError: If ``layers`` is empty, repeats a layer or leaves the valid range.
+    Negative ones count from the end. ``None`` stands for the last layer of every stage, as in the paper.
 
     Example:
         >>> normalise_layers([-1, 3], depth=12)

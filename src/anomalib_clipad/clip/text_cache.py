@@ -24,13 +24,10 @@ _TENSOR_NAME = "text_embeddings"
 
 
 class TextCache:
-    """A folder of text embeddings, each under a key made of all that determines it.
+    """A folder of text embeddings, each under a key made of all that determines it; ``None`` keeps nothing.
 
     Whatever goes wrong with the folder is logged and never raised: without a cache the result is only slower. Several
     processes may share it, since a file appears complete or not at all.
-
-    Args:
-        folder: Where the files are, created when the first is written. ``None`` keeps nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -81,12 +78,8 @@ def cache_key(description: Mapping[str, str]) -> str:
 def resolve_cache_dir(cache_dir: str | os.PathLike[str] | Literal[False] | None) -> Path | None:
     """Find the folder that a user's argument names.
 
-    Args:
-        cache_dir: A folder, ``False`` to keep nothing on disk, or ``None`` for ``text_embeddings`` in the folder named
-            by the environment variable ``ANOMALIB_CLIPAD_CACHE``, else in the user's cache folder.
-
-    Raises:
-        ValueError: If the argument is none of these.
+    ``False`` keeps nothing on disk; ``None`` is ``text_embeddings`` in the folder named by the environment variable
+    ``ANOMALIB_CLIPAD_CACHE``, else in the user's cache folder.
     """
     if cache_dir is False:
         return None

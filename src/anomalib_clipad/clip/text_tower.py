@@ -15,21 +15,11 @@ _TOWER_PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_fi
 
 
 def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Encode tokenised prompts, without the padding after the longest of them where the tower allows it.
+    """Encode token ids (K, T), without the padding after the longest prompt where the tower allows it.
 
     In a causal tower that pools at the end-of-text token, no token that counts sees the padding behind it. Prompts are
     10 to 24 tokens of 77, so that leaving the padding out is several times faster and changes only the rounding. Any
-    other tower is run through its own ``encode_text`` at full length.
-
-    Args:
-        model: An open_clip ``CLIP`` or ``CustomTextCLIP``. It is only read.
-        tokens: Token ids (K, T) on the device of the model, with T at most the context length.
-
-    Returns:
-        Prompt embeddings (K, C), float32, of unit length.
-
-    Raises:
-        ValueError: If ``tokens`` is not a non-empty integer matrix.
+    other tower is run through its own ``encode_text`` at full length. Embeddings (K, C) are float32 and of unit length.
 
     Example:
         >>> from anomalib_clipad.clip import load_backbone

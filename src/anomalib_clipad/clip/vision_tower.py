@@ -59,10 +59,9 @@ class VisionTower(Protocol):
 
 
 def check_tower(visual: nn.Module) -> VisionTower:
-    """Return the vision tower of a CLIP model if the surgery path is defined for it.
+    """Return a vision tower if the surgery path is defined for it, else TypeError.
 
-    Raises:
-        TypeError: If it is anything but a ViT with a class token, class-token pooling and standard attention.
+    It is a ViT with a class token, class-token pooling and standard attention.
     """
     problem = _find_problem(visual)
     if problem is not None:
@@ -106,11 +105,7 @@ def _find_difference(module: nn.Module, parts: type) -> str | None:
 
 
 def patch_grid(visual: VisionTower, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Count the patches along the height and the width of an image of ``image_size`` pixels.
-
-    Raises:
-        ValueError: If the patch size does not divide the image size.
-    """
+    """Count the patches along the height and the width of an image; ValueError if the patch size does not divide it."""
     height, width = image_size
     patch_height, patch_width = (int(side) for side in visual.conv1.kernel_size)
     if height < patch_height or width < patch_width or height % patch_height or width % patch_width:
@@ -140,15 +135,9 @@ def interpolate_positions(positions: Tensor, native: tuple[int, int], grid: tupl
 
 
 def embed_image(visual: VisionTower, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Turn normalised images ``(B, 3, H, W)`` into the tokens that enter the first transformer block.
+    """Turn normalised images ``(B, 3, H, W)`` into tokens ``(B, 1 + N, D)`` for the first block, and their grid.
 
     Patch dropout, a training regulariser, is left out: an anomaly map needs every patch.
-
-    Returns:
-        Tokens ``(B, 1 + N, D)``, class token first, and the patch grid (height, width).
-
-    Raises:
-        ValueError: If the patch size does not divide the image size.
     """
     grid = patch_grid(visual, (image.shape[-2], image.shape[-1]))
     patches = visual.conv1(image.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, D)

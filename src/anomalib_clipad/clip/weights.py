@@ -19,20 +19,10 @@ _TRAINERS = r"numpy|argparse|pathlib|collections|omegaconf|lightning|pytorch_lig
 
 
 def read_weights(path: Path, *, allow_torchscript: bool = False) -> dict[str, Tensor]:
-    """Read a state dict from a local file; nothing in the file is executed.
+    """Read a state dict from a local file, else ValueError; nothing in the file is executed.
 
-    Args:
-        path: A ``.safetensors`` file, or one written by ``torch.save`` that holds a state dict, plain or under the
-            key ``state_dict``.
-        allow_torchscript: Whether the file may be a TorchScript archive, which is a program: only for files whose
-            checksum has been verified.
-
-    Returns:
-        Weights by name, on the CPU.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, holds anything but tensors, or would run code when it is loaded.
+    It is a ``.safetensors`` file, or one written by ``torch.save``, plain or under the key ``state_dict``. A
+    TorchScript archive is a program: only for files whose checksum has been verified.
     """
     if not path.is_file():
         msg = f"Expected pretrained to be a file of weights, but got {path}, where there is no file."
@@ -96,9 +86,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, sou
     """Copy weights into a model, in its precision, if they are all there and fit; otherwise the model is not touched.
 
     The error message says the ``name`` of the architecture and the ``source`` of the weights.
-
-    Raises:
-        ValueError: If the weights are of another architecture.
     """
     expected = model.state_dict()
     given = {key: value for key, value in weights.items() if key in expected or key not in _EXTRA_ENTRIES}

@@ -21,14 +21,9 @@ _BLUR_TRUNCATE = 4.0
 
 
 def cosines(embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
-    """Cosines of every token to the two text embeddings.
+    """Cosines ``(B, 1 + N, 2)`` of every token ``(B, 1 + N, C)``, which need not be normalised, to the two texts.
 
-    Args:
-        embeddings: Image-side embeddings ``(B, 1 + N, C)``; need not be normalised.
-        text_embeddings: Normal and anomalous text embeddings of each image ``(B, C, 2)``, or of all ``(C, 2)``.
-
-    Returns:
-        Cosines ``(B, 1 + N, 2)``, ordered (normal, anomalous).
+    Normal and anomalous text embeddings are those of each image ``(B, C, 2)``, or of all ``(C, 2)``.
     """
     # Dividing the products by the lengths saves a normalised copy of all tokens.
     embeddings = embeddings.float()
@@ -37,20 +32,11 @@ def cosines(embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
 
 
 def patch_scores(embeddings: Tensor, text_embeddings: Tensor, *, feature_surgery: bool = True) -> Tensor:
-    """Anomaly score of every patch at one tapped layer: feature surgery over two classes, in closed form.
+    """Anomaly scores ``(B, N)`` in [-1, 1] at one tapped layer: feature surgery over two classes, in closed form.
 
     With cosines s of a patch and p, the softmax over the cosines of the class token, the class weighting and the
     subtraction of redundant features come down to ``p_a * s_a - p_n * s_n``: nothing larger than ``(B, N, 2)`` is
-    needed.
-
-    Args:
-        embeddings: Surgery tokens of the layer, class token first, ``(B, 1 + N, C)``; need not be normalised.
-        text_embeddings: As in :func:`cosines`.
-        feature_surgery: Weight both texts by the class token. Otherwise they weigh the same, ``(s_a - s_n) / 2``: an
-            ablation.
-
-    Returns:
-        Scores ``(B, N)`` in [-1, 1], high where anomalous.
+    needed. Arguments are those of :func:`cosines`. Without feature surgery, an ablation, it is ``(s_a - s_n) / 2``.
     """
     similarity = cosines(embeddings, text_embeddings)
     class_token = similarity[:, :1] if feature_surgery else torch.zeros_like(similarity[:, :1])
@@ -60,15 +46,9 @@ def patch_scores(embeddings: Tensor, text_embeddings: Tensor, *, feature_surgery
 
 
 def class_probability(embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
-    """Probability that an image is anomalous, by its class token alone, as in zero-shot classification.
+    """Probability ``(B,)`` that an image is anomalous, by its class token alone, as in zero-shot classification.
 
-    Args:
-        embeddings: Tokens of the last layer, as in :func:`cosines`.
-        text_embeddings: As in :func:`cosines`.
-        logit_scale: Factor on the cosines before the softmax; 100 is what CLIP models are trained towards.
-
-    Returns:
-        Probabilities ``(B,)``.
+    Arguments are those of :func:`cosines`, of the last layer. CLIP models are trained towards a logit scale of 100.
     """
     return (logit_scale * cosines(embeddings[:, :1], text_embeddings)).softmax(dim=-1)[:, 0, 1]
 
@@ -76,22 +56,11 @@ def class_probability(embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
 def resample(
     maps: Tensor, size: tuple[int, int] | None = None, sigma: float = 0.0, *, align_corners: bool = False
 ) -> Tensor:
-    """Bilinear upsampling, then a Gaussian blur, in one step on the smaller maps.
+    """Bilinear upsampling of maps ``(..., h, w)``, then a Gaussian blur, in one step on the smaller maps, in float32.
 
     Equal to ``torch.nn.functional.interpolate``, whose gradient takes a quarter of the time of a training step, and to
-    ``scipy.ndimage.gaussian_filter`` with its default arguments.
-
-    Args:
-        maps: Maps ``(..., h, w)``.
-        size: Height and width wanted, in pixels; ``None`` for those of the maps.
-        sigma: Standard deviation of the blur in pixels; 0 for none.
-        align_corners: How to upsample, as in ``torch.nn.functional.interpolate``.
-
-    Returns:
-        Maps ``(..., H, W)``, float32.
-
-    Raises:
-        ValueError: If ``sigma`` is negative or not finite.
+    ``scipy.ndimage.gaussian_filter`` with its default arguments. ``sigma`` is in pixels of ``size``, the height and
+    width wanted; ``None`` stands for those of the maps.
     """
     if not (math.isfinite(sigma) and sigma >= 0):
         msg = f"Expected sigma to be a finite number of pixels, 0 or more, but got {sigma}. Use 0 for no blur."
@@ -108,18 +77,10 @@ def resample(
 
 
 def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: float = 100.0) -> Tensor:
-    """Logit of every patch at one head of SDP+ that it is anomalous rather than normal.
+    """Logits ``(B, N)`` that patches ``(B, N, C)``, embedded by one head of SDP+, are anomalous rather than normal.
 
     A softmax over two cosines is the sigmoid of their difference, so that one product ``u (t_a - t_n)`` suffices. As in
     :func:`cosines` it is divided by the length of u, which saves a normalised copy of all patches and its gradient.
-
-    Args:
-        patch_embeddings: Patch embeddings ``(B, N, C)``, see ``LinearHeads``; need not be normalised.
-        text_embeddings: As in :func:`cosines`.
-        logit_scale: Factor on the cosines, as in :func:`class_probability`.
-
-    Returns:
-        Logits ``(B, N)``.
     """
     normal, anomalous = functional.normalize(text_embeddings.float(), dim=-2).split(1, dim=-1)
     embeddings = patch_embeddings.float()
@@ -128,11 +89,7 @@ def head_logits(patch_embeddings: Tensor, text_embeddings: Tensor, logit_scale: 
 
 
 def head_logit_map(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Upsample logits of heads ``(..., N)`` from the patch grid to pixels, ``(..., H, W)``, which the loss is made of.
-
-    Raises:
-        ValueError: If N is not the number of patches of the grid.
-    """
+    """Upsample logits of heads ``(..., N)`` from the patch grid to pixels, ``(..., H, W)``, for the loss."""
     _check_patches("logits", [logits], grid)
     # Unlike SDP's map, which the reference upsamples by align_corners=False.
     return resample(logits.unflatten(-1, grid), size, align_corners=True)
@@ -151,27 +108,15 @@ def sdp_map(
     logits: Sequence[Tensor] = (),
     head_weight: float = 1.0,
 ) -> Tensor:
-    """Anomaly map of SDP, and with the logits of heads that of SDP+: upsampled, blurred and mapped into [0, 1].
+    """Anomaly maps ``(B, H, W)`` of SDP, and with the logits of heads those of SDP+: upsampled, blurred, in [0, 1].
 
-    The reference sums the L layers' scores in [-1, 1] and the heads' probabilities. (sum / L + 1) / 2, with heads
-    (sum + L) / (3 L), ranks pixels the same way and suits the host, whose metrics squash values outside [0, 1]. The
-    blur is linear and its kernel sums to one: SDP's part is blurred on the patch grid, and only the heads' part, whose
-    sigmoid follows the upsampling, at full size, all heads at once.
+    The reference sums the L layers' scores in [-1, 1] and the heads' probabilities. (sum / L + 1) / 2, with heads (sum
+    + L) / (3 L), ranks pixels the same way and suits the host, whose metrics squash values outside [0, 1]. The blur is
+    linear and its kernel sums to one: SDP's part is blurred on the patch grid, and only the heads' part, whose sigmoid
+    follows the upsampling, at full size, all heads at once.
 
-    Args:
-        scores: Patch scores ``(B, N)`` in [-1, 1] for each of the L tapped layers, see :func:`patch_scores`.
-        grid: Height and width of the patch grid.
-        size: Height and width of the map, in pixels.
-        sigma: Standard deviation of the blur in pixels.
-        logits: Logits ``(B, N)`` of the L heads, see :func:`head_logits`; none for SDP.
-        head_weight: Weight of the heads' maps where SDP's have weight 1. The paper's is 1; at 0 the map is SDP's.
-
-    Returns:
-        Maps ``(B, H, W)`` in [0, 1].
-
-    Raises:
-        ValueError: If there are no scores, there are logits but not as many, their number of patches is not that of
-            the grid, or ``sigma`` or ``head_weight`` is invalid.
+    Scores and logits are ``(B, N)`` of each of the L layers, N the patches of ``grid``; ``sigma`` is in pixels of
+    ``size``. SDP's maps have weight 1, those of the heads ``head_weight``, which is 1 in the paper.
     """
     _check_patches("scores", scores, grid)
     mean_score = torch.stack([layer.float() for layer in scores]).mean(dim=0)

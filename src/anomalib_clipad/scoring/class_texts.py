@@ -9,14 +9,7 @@ from anomalib_clipad.base.text import list_some
 
 
 class ClassTexts(nn.Module):
-    """Text embeddings of K named classes; part of checkpoints and of the exported graph.
-
-    Args:
-        embed_dim: Dimension C of the joint embedding space.
-
-    Attributes:
-        names: The K classes.
-        embeddings: (K, C, 2), columns normal and anomalous.
+    """Text embeddings (K, C, 2), normal and anomalous, of K named classes; in checkpoints and exported graphs.
 
     Example:
         >>> texts = ClassTexts(embed_dim=8)
@@ -34,15 +27,7 @@ class ClassTexts(nn.Module):
         self.register_buffer("embeddings", torch.empty(0, embed_dim, 2))
 
     def add(self, name: str, embeddings: Tensor) -> int:
-        """Make a class known, or give a known one new embeddings.
-
-        Args:
-            name: Name of the class.
-            embeddings: Unit text embeddings (C, 2), normal and anomalous.
-
-        Returns:
-            Index of the class.
-        """
+        """Make a class known by its unit embeddings (C, 2), or give a known one new ones; return its index."""
         index = self.names.index(name) if name in self.names else len(self.names)
         known, row = self.embeddings, embeddings.to(self.embeddings)[None]
         # A new tensor: the old one may be an inference tensor, or in use.
@@ -56,19 +41,10 @@ class ClassTexts(nn.Module):
         self.embeddings = embeddings.to(self.embeddings)
 
     def forward(self, class_index: Tensor | None = None, batch_size: int | None = None) -> Tensor:
-        """Text embeddings of each image.
+        """Text embeddings (B, C, 2) of the class of each image (B,); for ``None`` (C, 2) of the only class known.
 
-        Args:
-            class_index: Class of each image (B,); ``None`` where only one class is known.
-            batch_size: Number B of images, to check the former.
-
-        Returns:
-            Embeddings (B, C, 2), or (C, 2) for ``None``.
-
-        Raises:
-            RuntimeError: If no class is known yet.
-            ValueError: If ``class_index`` is missing, of another length, or (not in a compiled graph, which cannot
-                raise) there is no such class.
+        Whatever else ``class_index`` is, is a ValueError, but for an index without a class in a compiled graph, which
+        cannot raise. ``batch_size`` checks its length.
         """
         count = len(self.embeddings)
         if not count:

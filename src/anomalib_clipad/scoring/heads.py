@@ -9,30 +9,17 @@ from torch import Tensor, nn
 
 
 class TappedPatches(NamedTuple):
-    """What heads read.
-
-    Attributes:
-        layers: Patch tokens of the original path, without the class token, (B, N, D) for each of the L tapped layers.
-        grid: Height and width of the patch grid; N is their product.
-    """
+    """What heads read: patches (B, N, D) of the original path, without the class token, of L layers, and their grid."""
 
     layers: list[Tensor]
     grid: tuple[int, int]
 
 
 class LinearHeads(nn.Module):
-    """Linear heads of SDP+ (CLIP-AD, https://arxiv.org/abs/2311.00453).
+    """Linear heads of SDP+ (CLIP-AD, https://arxiv.org/abs/2311.00453), from vision width D to joint dimension C.
 
     They read the original path before CLIP's own last norm and projection, which they replace for patches. The names
     in the state dict, ``fc.{i}.weight`` (C, D) and ``fc.{i}.bias`` (C,), are those of the authors' files.
-
-    Args:
-        width: Width D of the vision tower's tokens.
-        embed_dim: Dimension C of the joint embedding space.
-        num_layers: Number L of tapped layers.
-
-    Raises:
-        ValueError: If an argument is not positive.
 
     Example:
         >>> import torch
@@ -57,18 +44,10 @@ class LinearHeads(nn.Module):
         return len(self.fc)
 
     def forward(self, patches: Sequence[Tensor]) -> list[Tensor]:
-        """Embed the patches of every tapped layer.
+        """Embed the patches (B, N, D) of L layers: (B, N, C) each, in float32, not normalised.
 
-        Args:
-            patches: Tokens of the original path without the class token, ``(B, N, D)`` for each of the L layers, see
-                :class:`~anomalib_clipad.clip.surgery.SurgeryTokens`. Outside autocast they are converted to the
-                heads' precision, so that a tower in half precision goes with heads in float32.
-
-        Returns:
-            Patch embeddings, ``(B, N, C)`` for each layer, in float32; not normalised.
-
-        Raises:
-            ValueError: If the number of layers or the width of the tokens is not that of the heads.
+        Outside autocast patches are converted to the heads' precision: a tower in half precision goes with heads in
+        float32.
         """
         widths = [tokens.shape[-1] for tokens in patches]
         if widths != [self.width] * self.num_layers:

@@ -23,12 +23,7 @@ _DICE_SMOOTH = 1.0
 
 
 class SegmentationLoss(NamedTuple):
-    """Parts of the loss for each of the L tapped layers.
-
-    Attributes:
-        focal: Focal losses ``(L,)``.
-        dice: Dice losses ``(L,)``.
-    """
+    """Focal and Dice losses (L,), one of each tapped layer."""
 
     focal: Tensor
     dice: Tensor
@@ -40,18 +35,7 @@ class SegmentationLoss(NamedTuple):
 
 
 def segmentation_loss(logit_maps: Sequence[Tensor], mask: Tensor) -> SegmentationLoss:
-    """Compare the maps of all layers, before any blur, with the mask.
-
-    Args:
-        logit_maps: Logits at input size, ``(B, H, W)`` for each of the L layers, see
-            :func:`~anomalib_clipad.scoring.anomaly_map.head_logit_map`.
-        mask: Binary masks ``(B, H, W)`` of any type, 1 where anomalous.
-
-    Returns:
-        Losses of each layer; their ``total`` is differentiable in the logits.
-
-    Raises:
-        ValueError: If there is no map, or a map and the mask differ in shape.
+    """Compare the logit maps (B, H, W) of all layers, before any blur, with binary masks (B, H, W), 1 where anomalous.
 
     Example:
         >>> loss = segmentation_loss([torch.zeros(2, 8, 8)], torch.zeros(2, 8, 8))
@@ -85,10 +69,8 @@ def _focal_loss(error: Tensor) -> Tensor:
 def _dice_loss(error: Tensor, truth: Tensor, area: Tensor) -> Tensor:
     """One minus the mean over the images of their soft Dice coefficients, a scalar.
 
-    Args:
-        error: ``1 - p_t`` of each pixel ``(B, H, W)``: what is missing where anomalous, and too much where normal.
-        truth: Masks ``(B, H, W)``, 0 or 1.
-        area: Anomalous pixels of each mask ``(B,)``.
+    ``error`` (B, H, W) is ``1 - p_t`` of each pixel: what is missing where anomalous, and too much where normal.
+    ``area`` (B,) counts the anomalous pixels of each mask.
     """
     missed = (error * truth).sum(dim=(1, 2))
     overlap = area - missed

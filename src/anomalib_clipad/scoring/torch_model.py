@@ -28,19 +28,12 @@ class SDPModel(nn.Module):
         visual: Vision tower of an open_clip model, frozen by the caller. It is not altered.
         heads: One head for each tapped layer, trained on an auxiliary dataset; ``None`` for SDP, which trains nothing.
         layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the ends of the four stages.
-        taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery.surgery_tokens`.
+        taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery_tokens`.
         sigma: Standard deviation of the Gaussian blur, in pixels of the input.
         head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
         staged: Restart the surgery path at each stage; False is an ablation.
         architecture_surgery: Score the tokens of the surgery path; False is an ablation that scores the original one's.
         feature_surgery: Weight the texts by the class token; False is an ablation.
-
-    Attributes:
-        texts: Text embeddings of the known classes, of which there must be one before the first image.
-
-    Raises:
-        TypeError: If the vision tower is not supported.
-        ValueError: If ``layers`` is not valid for the tower.
 
     Example:
         >>> from anomalib_clipad.clip import load_backbone
@@ -79,20 +72,10 @@ class SDPModel(nn.Module):
         self.texts = ClassTexts(tower.proj.shape[1])
 
     def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
-        """Score images.
+        """Score normalised images (B, 3, H, W), each of the class (B,) that points into ``texts.names``.
 
-        Args:
-            image: Normalised images (B, 3, H, W).
-            class_index: Class of each image (B,), an index into ``texts.names``; ``None`` where there is one.
-
-        Returns:
-            ``pred_score`` (B,): probability of the class token that the image is anomalous, in [0, 1]. The
-            post-processor fuses it with the maximum of the map. ``anomaly_map`` (B, H, W) in [0, 1].
-
-        Raises:
-            RuntimeError: If no class is known yet.
-            ValueError: If ``class_index`` is missing or invalid, the patch size does not divide the image size, or the
-                heads do not fit the tapped layers.
+        ``pred_score`` (B,) is the class token's probability that the image is anomalous, which the post-processor fuses
+        with the maximum of ``anomaly_map`` (B, H, W) in [0, 1].
         """
         texts = self.texts(class_index, image.shape[0])
         stages = NUM_STAGES if self.staged else 1
@@ -119,19 +102,7 @@ class SDPModel(nn.Module):
         return _tapped_patches(surgery_tokens(self.visual, image, self.layers, self.taps, paths="original"))
 
     def logit_maps(self, patches: TappedPatches, size: tuple[int, int], class_index: Tensor) -> list[Tensor]:
-        """Map of each head before sigmoid and blur, from which the loss is computed.
-
-        Args:
-            patches: Patches of the images.
-            size: Height and width of the maps, in pixels.
-            class_index: Class of each image (B,).
-
-        Returns:
-            Logits (B, H, W) of each layer.
-
-        Raises:
-            RuntimeError: If the model has no heads.
-        """
+        """Logits (B, H, W) of each head before sigmoid and blur, from which the loss is computed."""
         if self.heads is None:
             msg = "Expected the model to have heads, but got none. Make it with heads=LinearHeads(...)."
             raise RuntimeError(msg)

@@ -23,11 +23,7 @@ def config(name: str) -> dict[str, Any]:
 
 
 def heads_file(name: str) -> Path:
-    """File of SDP+ heads that ship with a model.
-
-    Raises:
-        ValueError: If the model has none.
-    """
+    """File of SDP+ heads that ship with a model; ValueError if it has none."""
     path = _FOLDER / f"{name}-heads.safetensors"
     if not path.is_file():
         msg = (
