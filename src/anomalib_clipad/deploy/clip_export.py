@@ -59,10 +59,9 @@ class ClipExport(_Base):
             msg = f"Expected class_names to be a list of one or more different names, but got {class_names!r}."
             raise ValueError(msg)
         chosen = self._indices(class_names)
+        ours = self.post_processor if isinstance(self.post_processor, CategoryPostProcessor) else None
         uncalibrated = [
-            name
-            for name, index in zip(class_names, chosen, strict=True)
-            if isinstance(self.post_processor, CategoryPostProcessor) and not self.post_processor.is_calibrated(index)
+            name for name, index in zip(class_names, chosen, strict=True) if ours and not ours.is_calibrated(index)
         ]
         if uncalibrated:
             logger.warning(

@@ -31,12 +31,7 @@ METADATA_SECTION = "anomalib_clipad"
 class ExportedModel(nn.Module):
     """Pre-processing, model and post-processing of K classes, ``class_names``, in one: raw images in, scores out."""
 
-    def __init__(
-        self,
-        transform: nn.Module | None,
-        model: SDPModel,
-        post_processor: nn.Module | None,
-    ) -> None:
+    def __init__(self, transform: nn.Module | None, model: SDPModel, post_processor: nn.Module | None) -> None:
         super().__init__()
         self.transform = transform
         self.model = model
@@ -84,11 +79,7 @@ def select_classes(
 
 
 def _without_model(post_processor: nn.Module | None) -> nn.Module | None:
-    """Copy a post-processor without what ties it to its model.
-
-    Lightning lends callbacks two methods of the module that they serve. Copied or pickled they would take along that
-    module, text tower included.
-    """
+    """Copy a post-processor without the two methods that Lightning lends it, which would take along their model."""
     copied = copy.copy(post_processor)
     for borrowed in ("log", "log_dict"):
         vars(copied or nn.Module()).pop(borrowed, None)
@@ -97,15 +88,11 @@ def _without_model(post_processor: nn.Module | None) -> nn.Module | None:
 
 def metadata(exported: ExportedModel, name: str, backbone: str) -> dict[str, str]:
     """What the files say about themselves: strings, of which ``class_names`` is a JSON list."""
-    calibrated = exported.post_processor
+    known, n_classes = exported.post_processor, len(exported.class_names)
+    calibrated = known.calibrated.tolist() if isinstance(known, CategoryPostProcessor) else [False] * n_classes
     return {
-        "class_names": json.dumps(list(exported.class_names)),
-        "calibrated": json.dumps(
-            [
-                isinstance(calibrated, CategoryPostProcessor) and calibrated.is_calibrated(index)
-                for index in range(len(exported.class_names))
-            ]
-        ),
+        "class_names": json.dumps(exported.class_names),
+        "calibrated": json.dumps(calibrated),
         "model": name,
         "backbone": backbone,
         "version": __version__,

@@ -54,7 +54,7 @@ def otsu_split(scores: Tensor) -> Split:
     # Centred, a difference of cumulative sums loses no digits where all scores are large and close together.
     lower_sum = (ordered - ordered.mean()).cumsum(0)[:-1] / len(ordered)
     between = lower_sum.square() / (share * (1 - share))
-    # Equal scores are one group: a cut between them would be none.
+    # Equal scores are one group: no cut parts them.
     best = int(between.where(ordered[1:] > ordered[:-1], -1.0).argmax())
     return Split(
         ((ordered[best] + ordered[best + 1]) / 2).to(scores.dtype), float(between[best] / ordered.var(correction=0))

@@ -179,9 +179,8 @@ class ClipPrediction(_Base):
             skipped += map(describe_skipped, unreadable)
             n_read += len(read)
             if read:
-                classes = torch.tensor(
-                    self._indices([str(image.source.class_name) for image in read]), device=self.device
-                )
+                names = [str(image.source.class_name) for image in read]
+                classes = torch.tensor(self._indices(names), device=self.device)
                 pixels = torch.stack([image.pixels for image in read]).to(self.device)
                 yield read, classes, self.model(pixels, classes)
         log_skipped(skipped)
