@@ -11,24 +11,9 @@ from anomalib_clipad.metrics.rank_metrics import RankCurve, area_under_pro, over
 
 
 class BinnedPixels:
-    """Normal and anomalous pixels counted in equal bins of the scores from 0 to 1.
+    """Normal and anomalous pixels counted in equal bins of the scores from 0 to 1; scores of one bin count as ties.
 
-    All metrics of ``rank_metrics`` follow from the counts; scores of one bin count as ties. For
-    AUPRO each bin also holds what its pixels add to the overlap of their regions, which are found image by image.
-
-    Args:
-        bins: Number of bins.
-
-    Raises:
-        ValueError: If there are fewer than two.
-
-    Example:
-        >>> pixels = BinnedPixels(bins=1024)
-        >>> masks = torch.zeros(1, 8, 8, dtype=torch.bool)
-        >>> masks[0, :4] = True
-        >>> pixels.update(masks.float(), masks)
-        >>> pixels.aupro(fpr_limit=0.3)
-        1.0
+    For AUPRO each bin also holds what its pixels add to the overlap of their regions, which are found image by image.
     """
 
     def __init__(self, bins: int) -> None:
@@ -68,14 +53,10 @@ class BinnedPixels:
         return joined
 
     def curve(self) -> RankCurve:
-        """Return the counts for AUROC, AUPR and F1Max.
-
-        Raises:
-            ValueError: If not both classes have been seen.
-        """
+        """Return the counts for AUROC, AUPR and F1Max; both classes must have been seen."""
         return RankCurve.from_counts(self.normal, self.anomalous)
 
     def aupro(self, fpr_limit: float) -> float:
-        """Return the area under the per-region-overlap curve, see ``aupro``."""
+        """Area under the per-region-overlap curve, see ``rank_metrics.aupro``."""
         overlap = self.overlap[self.anomalous > 0][::-1] / self.n_regions
         return area_under_pro(self.curve(), np.cumsum(overlap), fpr_limit)

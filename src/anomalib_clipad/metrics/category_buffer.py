@@ -5,12 +5,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from anomalib_clipad.base.processes import gather
 
-Columns = dict[str, torch.Tensor | None]
-"""Field name to its values (B, ...) of B images, or ``None`` where the images have no such field."""
+Columns = dict[str, torch.Tensor | None]  # values (B, ...) of B images by field; None where images have no such field
 
 
 class CategoryBuffer:
@@ -24,9 +24,14 @@ class CategoryBuffer:
         return len(self._paths)
 
     def append(self, columns: Mapping[str, torch.Tensor | None], paths: Sequence[str | Path | None]) -> None:
-        """Keep the columns (B, ...) of B images."""
+        """Keep columns as plain tensors in main memory: anomalib's batches hold torchvision's image and mask types."""
         self._paths += [None if path is None else str(path) for path in paths]
-        self._parts.append({field: None if values is None else _plain(values) for field, values in columns.items()})
+        self._parts.append(
+            {
+                field: None if values is None else values.detach().as_subclass(torch.Tensor).cpu()
+                for field, values in columns.items()
+            }
+        )
 
     def joined(self) -> Columns:
         """Return the columns of all images; a field that is missing from any image is ``None``."""
@@ -43,14 +48,9 @@ class CategoryBuffer:
         An image counts once: a distributed sampler repeats some so that all processes get equally many.
         """
         merged = CategoryBuffer()
-        seen: set[str] = set()
         for paths, columns in gather((self._paths, self.joined())):
-            rows = []
-            for row, path in enumerate(paths):
-                if path is None or path not in seen:
-                    rows.append(row)
-                if path is not None:
-                    seen.add(path)
+            known = pd.Series([*merged._paths, *paths], dtype=object)
+            rows = (known.isna() | ~known.duplicated())[len(merged) :].to_numpy().nonzero()[0].tolist()
             if rows:  # a process that has none of the category's images knows no fields either
                 kept = {field: None if values is None else values[rows] for field, values in columns.items()}
                 merged.append(kept, [paths[row] for row in rows])
@@ -64,8 +64,3 @@ class CategoryBuffer:
             merged._paths += buffer._paths
             merged._parts += buffer._parts
         return merged
-
-
-def _plain(values: torch.Tensor) -> torch.Tensor:
-    """Return a plain tensor in main memory: anomalib's batches hold torchvision's image and mask tensors."""
-    return values.detach().as_subclass(torch.Tensor).cpu()

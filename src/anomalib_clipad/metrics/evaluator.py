@@ -10,13 +10,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, Evaluator, F1Max
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchmetrics import Metric
 
 from anomalib_clipad.base.processes import gather, world_size
@@ -28,11 +27,9 @@ from anomalib_clipad.metrics.report import MetricsReport
 
 logger = logging.getLogger(__name__)
 
-SINGLE_CATEGORY = "all"
-"""Name of the only row where neither the datamodule nor the paths tell a category."""
+SINGLE_CATEGORY = "all"  # name of the only row where neither the datamodule nor the paths tell a category
 
 _PIXEL_FIELDS = ("anomaly_map", "gt_mask")
-
 _CURVE_FUNCTIONS = {AUROC: rank_metrics.auroc, AUPR: rank_metrics.aupr, F1Max: rank_metrics.f1_max}
 
 
@@ -100,6 +97,7 @@ class CategoryEvaluator(Evaluator):
         self.pooled = pooled
         self.pixel_bins = pixel_bins
         if pixel_bins is not None:
+            BinnedPixels(pixel_bins)
             self._check_binned()
         self.fields = sorted({field for metric in self.test_metrics for field in metric.fields})
         self.report = MetricsReport(names)
@@ -110,33 +108,23 @@ class CategoryEvaluator(Evaluator):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget earlier tests and count the images of each category that are to come."""
-        del pl_module
         self.report = MetricsReport(self.report.metrics)
         self._waiting, self._done, self._expected, self._pixels = {}, [], Counter(), {}
-        if self.pixel_bins is not None and world_size() > 1:
-            msg = (
-                "Expected one process with pixel_bins, but got "
-                f"{world_size()}: the images that the sampler repeats could not be told apart. Test on "
-                "one device, or leave pixel_bins out."
-            )
-            raise RuntimeError(msg)
         if world_size() == 1:
-            dataset = getattr(trainer.test_dataloaders, "dataset", None)
-            samples = getattr(dataset, "samples", None)
+            samples = getattr(getattr(trainer.test_dataloaders, "dataset", None), "samples", None)
             if samples is not None:
                 self._expected = Counter(image_categories(_datamodule(trainer), samples["image_path"]))
+        elif self.pixel_bins is not None:
+            msg = (
+                f"Expected one process with pixel_bins, but got {world_size()}: the images that the sampler repeats "
+                "could not be told apart. Test on one device, or leave pixel_bins out."
+            )
+            raise RuntimeError(msg)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: STEP_OUTPUT | None,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageBatch, *args: Any, **kwargs: Any
     ) -> None:
         """Sort the batch by category and evaluate the categories that are complete."""
-        del pl_module, outputs, batch_idx, dataloader_idx
         paths = batch.image_path or [None] * batch.batch_size
         categories = image_categories(_datamodule(trainer), paths) if batch.image_path else None
         categories = categories or [SINGLE_CATEGORY] * len(paths)
@@ -156,7 +144,6 @@ class CategoryEvaluator(Evaluator):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what is left, log the means, print the table and write the CSV file."""
-        del pl_module
         # Every process sees the same categories in the same order, as the exchange of buffers requires.
         for category in dict.fromkeys(name for names in gather(list(self._waiting)) for name in names):
             if world_size() > 1:
@@ -168,13 +155,14 @@ class CategoryEvaluator(Evaluator):
             self.report.pooled = self._evaluate(everything.joined(), "all categories", pixels)
             self._done = []
         for name, value in self.report.to_log().items():
-            self._log_value(trainer, name, value)
+            self.log(name, value, sync_dist=True)  # all processes hold the same value
+            if trainer.barebones:  # where log() does nothing; the host's evaluator does the same
+                trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
         if trainer.is_global_zero and self.report.categories:
             self.report.print()
             self.report.write(trainer.default_root_dir)
 
     def _finish(self, category: str) -> None:
-        """Evaluate a complete category and let go of its maps, unless they are pooled later."""
         buffer = self._waiting.pop(category)
         pixels = self._pixels.get(category)
         self.report.add(category, len(buffer), self._evaluate(buffer.joined(), f"category {category!r}", pixels))
@@ -183,7 +171,6 @@ class CategoryEvaluator(Evaluator):
 
     def _check_binned(self) -> None:
         """Refuse what cannot be computed from counts of pixels."""
-        BinnedPixels(cast("int", self.pixel_bins))
         for metric in self.test_metrics:
             fields = tuple(metric.fields)
             if fields != _PIXEL_FIELDS and set(fields) & set(_PIXEL_FIELDS):
@@ -227,19 +214,13 @@ class CategoryEvaluator(Evaluator):
             logger.warning("%s undefined for %s: %s. Left out of the mean.", ", ".join(names), what, reason)
         return values
 
-    def _log_value(self, trainer: Trainer, name: str, value: float) -> None:
-        self.log(name, value, sync_dist=True)  # all processes hold the same value
-        if trainer.barebones:  # where log() does nothing; the host's evaluator does the same
-            trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
 
-
-def _datamodule(trainer: Trainer) -> Any:
-    """Return the trainer's datamodule; the attribute only exists where one was passed."""
+def _datamodule(trainer: Trainer) -> Any:  # the attribute only exists where one was passed
     return getattr(trainer, "datamodule", None)
 
 
 def _why_undefined(fields: tuple[str, ...], data: dict[str, torch.Tensor]) -> str | None:
-    """Say why a metric of these fields has no value, or return ``None`` when it has one."""
+    """Why a metric of these fields has no value; ``None`` when it has one."""
     for field in fields:
         if field not in data:
             return f"images without {field}"
@@ -255,12 +236,10 @@ def _why_undefined(fields: tuple[str, ...], data: dict[str, torch.Tensor]) -> st
 
 
 def _why_uncounted(pixels: BinnedPixels) -> str | None:
-    """Say why pixel metrics have no value, as :func:`_why_undefined` does."""
-    normal, anomalous = pixels.normal.any(), pixels.anomalous.any()
-    if not normal and not anomalous:
-        return "images without gt_mask"
-    if not normal or not anomalous:
-        return f"gt_mask marks {'normal' if normal else 'anomalous'} samples only"
+    """As :func:`_why_undefined`, of pixel metrics."""
+    seen = [name for name in ("normal", "anomalous") if getattr(pixels, name).any()]
+    if len(seen) < 2:
+        return f"gt_mask marks {seen[0]} samples only" if seen else "images without gt_mask"
     return None if pixels.finite else "anomaly_map is not finite everywhere"
 
 

@@ -17,39 +17,24 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class RankCurve:
-    """Counts at the T distinct scores of P anomalous samples, from the highest score down, against Q normal ones.
+    """Counts at the T distinct scores of P anomalous samples, from the highest score down, against normal ones.
 
-    Attributes:
-        anomalous: (T,) anomalous samples with this score; their sum is P.
-        normal_above: (T,) normal samples with a higher score.
-        normal_ties: (T,) normal samples with this score.
-        n_normal: Q.
-        position: (P,) which of the T scores each anomalous sample has, in the samples' order.
+    No rank metric is defined unless both classes are present: look at that before a curve is made.
     """
 
-    anomalous: NDArray[np.int64]
-    normal_above: NDArray[np.int64]
-    normal_ties: NDArray[np.int64]
+    anomalous: NDArray[np.int64]  # (T,) anomalous samples with this score; their sum is P
+    normal_above: NDArray[np.int64]  # (T,) normal samples with a higher score
+    normal_ties: NDArray[np.int64]  # (T,) normal samples with this score
     n_normal: int
-    position: NDArray[np.int64]
+    position: NDArray[np.int64]  # (P,) which of the T scores each anomalous sample has, in the samples' order
 
     @classmethod
     def from_scores(cls, scores: torch.Tensor, is_anomalous: torch.Tensor) -> "RankCurve":
-        """Sort scores against a ground truth of the same number of elements; both are flattened.
-
-        Raises:
-            ValueError: If not both classes are present, for then no rank metric is defined.
-        """
+        """Sort scores against a ground truth of the same number of elements; both are flattened."""
         values = scores.detach().cpu().float().numpy().ravel()
         mask = is_anomalous.detach().cpu().bool().numpy().ravel()
         normal = np.sort(values[~mask])
         unique, position, counts = np.unique(values[mask], return_inverse=True, return_counts=True)
-        if not normal.size or not unique.size:
-            msg = (
-                f"Expected is_anomalous to mark both normal and anomalous samples, but got {int(mask.sum())} anomalous "
-                f"of {mask.size}. Leave such a category out."
-            )
-            raise ValueError(msg)
         first = np.searchsorted(normal, unique, side="left")
         last = np.searchsorted(normal, unique, side="right")
         return cls(
@@ -62,17 +47,7 @@ class RankCurve:
 
     @classmethod
     def from_counts(cls, normal: NDArray[np.int64], anomalous: NDArray[np.int64]) -> "RankCurve":
-        """Make the curve of scores in T bins, ascending, from how many samples of each class (T,) lie in each.
-
-        Raises:
-            ValueError: If not both classes are present.
-        """
-        if not normal.any() or not anomalous.any():
-            msg = (
-                "Expected the counts to hold both normal and anomalous samples, but got "
-                f"{normal.sum()} normal and {anomalous.sum()} anomalous. Leave such a category out."
-            )
-            raise ValueError(msg)
+        """Make the curve of scores in T bins, ascending, from how many samples of each class (T,) lie in each."""
         occupied = np.flatnonzero(anomalous)[::-1]
         return cls(
             anomalous=anomalous[occupied],
@@ -102,15 +77,9 @@ def f1_max(curve: RankCurve) -> float:
 
 
 def aupro(curve: RankCurve, masks: torch.Tensor, fpr_limit: float) -> float:
-    """Area under the per-region-overlap curve up to a false positive rate, divided by it.
+    """Area under the per-region-overlap curve up to a false positive rate in (0, 1], divided by it.
 
-    Args:
-        curve: Made of the maps and of these masks.
-        masks: (B, H, W) or (B, 1, H, W) ground truth; its regions are 8-connected.
-        fpr_limit: In (0, 1].
-
-    Returns:
-        The area, interpolated linearly at the limit.
+    The curve is of the maps and of these masks (B, H, W) or (B, 1, H, W), interpolated linearly at the limit.
     """
     weights, n_regions = overlap_weights(masks)
     overlap = np.bincount(curve.position, weights=weights, minlength=len(curve.anomalous)) / n_regions
@@ -118,13 +87,9 @@ def aupro(curve: RankCurve, masks: torch.Tensor, fpr_limit: float) -> float:
 
 
 def overlap_weights(masks: torch.Tensor) -> tuple[NDArray[np.float64], int]:
-    """What each anomalous pixel adds to the overlap of its region, the inverse of the region's size.
+    """What each anomalous pixel adds to the overlap of its 8-connected region (P,), and the number of regions.
 
-    Args:
-        masks: (B, H, W) or (B, 1, H, W) ground truth with at least one anomalous pixel; regions are 8-connected.
-
-    Returns:
-        (P,) weights of the anomalous pixels in their order, and the number of regions.
+    That is the inverse of the region's size. Masks (B, H, W) or (B, 1, H, W) mark at least one pixel.
     """
     plain = masks.detach().as_subclass(torch.Tensor).cpu().bool()
     weights, n_regions = [], 0

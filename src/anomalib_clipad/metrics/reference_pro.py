@@ -20,19 +20,8 @@ def reference_pro(
 
     The thresholds divide the range of all scores. Points with a false positive rate below the limit are kept, their
     rates are stretched to [0, 1], and the area is the trapezoids' between them: nothing is interpolated at the limit
-    and nothing added at 0. anomalib's AUPRO is exact and interpolates, so the two differ.
-
-    Args:
-        maps: (M, H, W).
-        masks: (M, H, W), true where anomalous; regions are 8-connected.
-        n_thresholds: Number of thresholds.
-        fpr_limit: In (0, 1].
-
-    Returns:
-        The area; NaN where fewer than two points are kept.
-
-    Raises:
-        ValueError: If there is no anomalous or no normal pixel.
+    and nothing added at 0. anomalib's AUPRO is exact and interpolates, so the two differ. NaN where fewer than two
+    points are kept. Maps and masks are (M, H, W), regions 8-connected.
     """
     masks = masks.bool().cpu()
     if not masks.any() or masks.all():
@@ -53,13 +42,10 @@ def reference_pro(
         pro += 1 - np.searchsorted(inside, thresholds, side="right") / inside.size
     pro /= labels.size
     kept = fpr < fpr_limit
-    if kept.sum() < 2:
-        return float("nan")
     fpr, pro = fpr[kept][::-1], pro[kept][::-1]  # ascending
-    span = fpr[-1] - fpr[0]
-    if span == 0:
+    if not fpr.size or fpr[-1] == fpr[0]:
         return float("nan")
-    return float(trapezoid(pro, (fpr - fpr[0]) / span))
+    return float(trapezoid(pro, (fpr - fpr[0]) / (fpr[-1] - fpr[0])))
 
 
 class _ReferencePRO(Metric):

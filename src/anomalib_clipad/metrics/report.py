@@ -17,29 +17,13 @@ FILE_NAME = "metrics_per_category.csv"
 
 
 class MetricsReport:
-    """Values of named metrics, one row a category, in the order in which they were added.
-
-    Args:
-        metrics: Names of the metrics, the columns.
-
-    Attributes:
-        categories: Category name to metric name to value, NaN where undefined.
-        n_images: Category name to number of images.
-        pooled: Metric name to its value over all images together, or ``None``.
-
-    Example:
-        >>> report = MetricsReport(["image_AUROC"])
-        >>> report.add("bottle", 83, {"image_AUROC": 0.75})
-        >>> report.add("cable", 150, {"image_AUROC": 0.25})
-        >>> report.mean()
-        {'image_AUROC': 0.5}
-    """
+    """Values of named metrics, one row a category, in the order in which they were added."""
 
     def __init__(self, metrics: Sequence[str]) -> None:
         self.metrics = list(metrics)
-        self.categories: dict[str, dict[str, float]] = {}
+        self.categories: dict[str, dict[str, float]] = {}  # category to metric to value, NaN where undefined
         self.n_images: dict[str, int] = {}
-        self.pooled: dict[str, float] | None = None
+        self.pooled: dict[str, float] | None = None  # over all images together
 
     def add(self, category: str, n_images: int, values: dict[str, float]) -> None:
         """Add the row of one category."""
@@ -70,12 +54,10 @@ class MetricsReport:
             return
         table = Table(title="Metrics per category", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("category")
-        table.add_column("images", justify="right")
-        for metric in self.metrics:
-            table.add_column(metric.replace("_", "\n", 1), justify="right")  # two lines keep seven in 80 columns
-        rows = self.rows()
-        for index, (name, n_images, values) in enumerate(rows):
-            last = index == len(self.categories) - 1
+        for column in ("images", *self.metrics):
+            table.add_column(column.replace("_", "\n", 1), justify="right")  # two lines keep seven in 80 columns
+        for index, (name, n_images, values) in enumerate(self.rows(), start=1):
+            last = index == len(self.categories)
             table.add_row(name, str(n_images), *(f"{values[m]:.4f}" for m in self.metrics), end_section=last)
         Console().print(table)
 

@@ -80,10 +80,3 @@ def test_perfect_and_reversed_rankings() -> None:
     reversed_ = RankCurve.from_scores(-masks.float(), masks)
     assert auroc(reversed_) == 0
     assert aupro(reversed_, masks, 0.3) == 0
-
-
-@pytest.mark.parametrize("anomalous", [0, 4])
-def test_one_class_is_refused(anomalous: int) -> None:
-    labels = torch.arange(4) < anomalous
-    with pytest.raises(ValueError, match=f"both normal and anomalous samples, but got {anomalous} anomalous of 4"):
-        RankCurve.from_scores(torch.rand(4), labels)
