@@ -218,8 +218,8 @@ def particles(rng: Generator, image: Image, region: Field) -> Damaged:
 
 
 DEFECTS: dict[str, Callable[[Generator, Image, Field], Damaged]] = {
-    function.__name__: function
-    for function in (
+    draw.__name__: draw
+    for draw in (
         *(scratch, hole, stain, dent, discoloration, thread, scuff, blister, ink, patch, chip, particles),
         *(crack, burn),
     )

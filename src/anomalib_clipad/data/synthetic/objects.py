@@ -21,16 +21,17 @@ from anomalib_clipad.data.synthetic.patterns import (
     light,
     metal,
     noise,
-    polar,
     step,
 )
 
 Rendered = tuple[Image, Field]
 
 
-def _pose(rng: Generator) -> tuple[float, tuple[float, float]]:
-    """A random turn and a position near the middle."""
-    return rng.uniform(-np.pi, np.pi), (0.5 + rng.uniform(-0.04, 0.04), 0.5 + rng.uniform(-0.04, 0.04))
+def _pose(rng: Generator, size: int) -> tuple[Field, Field, Field, Field]:
+    """Pixel coordinates (x, y, radius, direction) of an object turned at random, with its origin near the middle."""
+    turn = rng.uniform(-np.pi, np.pi)
+    x, y = coordinates(size, turn, (0.5 + rng.uniform(-0.04, 0.04), 0.5 + rng.uniform(-0.04, 0.04)))
+    return x, y, np.hypot(x, y), np.arctan2(y, x)
 
 
 def _table(rng: Generator, size: int, brightness: tuple[float, float] | None = None) -> Image:
@@ -58,7 +59,7 @@ def _hexagon(direction: Field) -> Field:
 
 def nut(rng: Generator, size: int) -> Rendered:
     """Hexagonal nut with a chamfer and a threaded hole."""
-    radius, direction = polar(size, *_pose(rng))
+    _, _, radius, direction = _pose(rng, size)
     outer, inner = rng.uniform(0.33, 0.4), rng.uniform(0.17, 0.21)
     edge = outer * _hexagon(direction) - radius
     hole = radius - inner
@@ -70,7 +71,7 @@ def nut(rng: Generator, size: int) -> Rendered:
 
 def washer(rng: Generator, size: int) -> Rendered:
     """Flat ring."""
-    radius, _ = polar(size, *_pose(rng))
+    _, _, radius, _ = _pose(rng, size)
     outer, inner = rng.uniform(0.36, 0.43), rng.uniform(0.13, 0.2)
     edge = np.minimum(outer - radius, radius - inner)
     return _place(rng, _bevelled(rng, size, edge, metal(rng), 0.02), step(edge, size))
@@ -78,7 +79,7 @@ def washer(rng: Generator, size: int) -> Rendered:
 
 def bottle_cap(rng: Generator, size: int) -> Rendered:
     """Crown cap: crimped skirt around a printed disc."""
-    radius, direction = polar(size, *_pose(rng))
+    _, _, radius, direction = _pose(rng, size)
     outer = rng.uniform(0.38, 0.42)
     crimps = np.cos(21 * direction)
     edge = outer + 0.014 * crimps - radius
@@ -91,9 +92,7 @@ def bottle_cap(rng: Generator, size: int) -> Rendered:
 
 def tablet(rng: Generator, size: int) -> Rendered:
     """Round pressed pill with a score line."""
-    angle, centre = _pose(rng)
-    radius, _ = polar(size, angle, centre)
-    x, _ = coordinates(size, angle, centre)
+    x, _, radius, _ = _pose(rng, size)
     edge = rng.uniform(0.34, 0.4) - radius
     score = 0.02 * np.exp(-((x / 0.012) ** 2))
     base = colour(rng, (0, 1), (0, 0.35), (0.75, 0.95))
@@ -103,7 +102,7 @@ def tablet(rng: Generator, size: int) -> Rendered:
 
 def bearing(rng: Generator, size: int) -> Rendered:
     """Ball bearing: two rings with balls between them."""
-    radius, direction = polar(size, *_pose(rng))
+    _, _, radius, direction = _pose(rng, size)
     outer = rng.uniform(0.38, 0.43)
     bore = 0.36 * outer
     race = 0.67 * outer
@@ -120,28 +119,24 @@ def bearing(rng: Generator, size: int) -> Rendered:
 
 def gasket(rng: Generator, size: int) -> Rendered:
     """Rubber frame with a round opening and four bolt holes."""
-    angle, centre = _pose(rng)
-    x, y = coordinates(size, angle, centre)
+    x, y, radius, _ = _pose(rng, size)
     half = rng.uniform(0.29, 0.33)
     corner = 0.08
     outside = np.hypot(np.maximum(np.abs(x) - half + corner, 0), np.maximum(np.abs(y) - half + corner, 0))
     bolts = np.hypot(np.abs(x) - 0.75 * half, np.abs(y) - 0.75 * half) - 0.13 * half
-    edge = np.minimum(np.minimum(corner - outside, np.hypot(x, y) - 0.62 * half), bolts)
+    edge = np.minimum(np.minimum(corner - outside, radius - 0.62 * half), bolts)
     base = colour(rng, (0, 1), (0, 0.6), (0.12, 0.5))
     return _place(rng, _bevelled(rng, size, edge, base, 0.02, 0.06), step(edge, size), _table(rng, size, (0.65, 0.95)))
 
 
 def stamping(rng: Generator, size: int) -> Rendered:
     """A stamped plate: a random polygon with random round holes and slots."""
-    angle, centre = _pose(rng)
-    radius, direction = polar(size, angle, centre)
-    x, y = coordinates(size, angle, centre)
+    x, y, radius, direction = _pose(rng, size)
     corners = np.sort(rng.uniform(0, 2 * np.pi) + np.arange(n := int(rng.integers(3, 9))) * 2 * np.pi / n)
     reach = rng.uniform(0.28, 0.4, n)
-    edge = np.full((size, size), np.inf, dtype=np.float32)
+    edge = 0.45 - radius
     for corner, distance in zip(corners, reach, strict=True):
         edge = np.minimum(edge, distance - radius * np.cos(direction - corner))
-    edge = np.minimum(edge, 0.45 - radius)
     for _ in range(int(rng.integers(0, 5))):
         turn, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.22)
         stretch = rng.choice([1, rng.uniform(0.3, 0.6)])
@@ -153,9 +148,7 @@ def stamping(rng: Generator, size: int) -> Rendered:
 
 def moulding(rng: Generator, size: int) -> Rendered:
     """A moulded plastic part: a random smooth outline with ribs, rings or teeth in relief."""
-    angle, centre = _pose(rng)
-    radius, direction = polar(size, angle, centre)
-    x, y = coordinates(size, angle, centre)
+    x, y, _, _ = _pose(rng, size)
     y = y * rng.uniform(1, 2.2)
     radius = np.hypot(x, y)
     direction = np.arctan2(y, x)
@@ -179,7 +172,7 @@ def moulding(rng: Generator, size: int) -> Rendered:
 
 def gear(rng: Generator, size: int) -> Rendered:
     """Spur gear with a bore and a hub."""
-    radius, direction = polar(size, *_pose(rng))
+    _, _, radius, direction = _pose(rng, size)
     outer, teeth = rng.uniform(0.35, 0.4), int(rng.integers(12, 19))
     profile = np.tanh(3 * np.cos(teeth * direction))
     edge = np.minimum(outer + 0.03 * profile - radius, radius - rng.uniform(0.08, 0.12))
@@ -190,9 +183,7 @@ def gear(rng: Generator, size: int) -> Rendered:
 
 def button(rng: Generator, size: int) -> Rendered:
     """Sewing button with a raised rim and four holes."""
-    angle, centre = _pose(rng)
-    radius, _ = polar(size, angle, centre)
-    x, y = coordinates(size, angle, centre)
+    x, y, radius, _ = _pose(rng, size)
     outer = rng.uniform(0.36, 0.42)
     holes = np.hypot(np.abs(x) - 0.075, np.abs(y) - 0.075) - 0.035
     edge = np.minimum(outer - radius, holes)
@@ -203,7 +194,7 @@ def button(rng: Generator, size: int) -> Rendered:
 
 def screw(rng: Generator, size: int) -> Rendered:
     """Machine screw from the side: head, threaded shank."""
-    x, y = coordinates(size, *_pose(rng))
+    x, y, _, _ = _pose(rng, size)
     head = np.minimum(0.06 - np.abs(x + 0.33), 0.15 - np.abs(y))
     ridges = np.sin(2 * np.pi * (x + 0.15 * y) / 0.05)
     shank = np.minimum(0.37 - np.abs(x - 0.03), 0.075 + 0.012 * ridges - np.abs(y))
@@ -215,7 +206,7 @@ def screw(rng: Generator, size: int) -> Rendered:
 
 def capsule(rng: Generator, size: int) -> Rendered:
     """Two-coloured gelatine capsule."""
-    x, y = coordinates(size, *_pose(rng))
+    x, y, _, _ = _pose(rng, size)
     half = rng.uniform(0.21, 0.25)
     edge = rng.uniform(0.13, 0.16) - np.hypot(np.maximum(np.abs(x) - half, 0), y)
     bands = blend(any_colour(rng), any_colour(rng), step(x, size))
@@ -225,9 +216,6 @@ def capsule(rng: Generator, size: int) -> Rendered:
 
 
 OBJECTS: dict[str, Callable[[Generator, int], Rendered]] = {
-    function.__name__: function
-    for function in (
-        *(nut, washer, bottle_cap, tablet, bearing, gasket, stamping, moulding),
-        *(gear, button, screw, capsule),
-    )
+    draw.__name__: draw
+    for draw in (nut, washer, bottle_cap, tablet, bearing, gasket, stamping, moulding, gear, button, screw, capsule)
 }

@@ -39,12 +39,6 @@ def coordinates(size: int, angle: float = 0.0, centre: tuple[float, float] = (0.
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def polar(size: int, angle: float, centre: tuple[float, float]) -> tuple[Field, Field]:
-    """Distance from ``centre`` in units of the side, and direction in radians (-pi, pi]."""
-    x, y = coordinates(size, angle, centre)
-    return np.hypot(x, y), np.arctan2(y, x)
-
-
 def step(signed_distance: Field, size: int, softness: float = 1.0) -> Field:
     """Antialiased inside test: 1 where ``signed_distance`` (units of the side) is positive, 0 where negative."""
     return np.clip(signed_distance * (size / softness) + 0.5, 0, 1).astype(np.float32)

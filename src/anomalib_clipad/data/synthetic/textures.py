@@ -149,9 +149,6 @@ def brushed_metal(rng: Generator, size: int) -> Image:
 
 
 TEXTURES: dict[str, Callable[[Generator, int], Image]] = {
-    function.__name__: function
-    for function in (
-        *(leather, tile, grid, fabric, paper, concrete, cork, laminate),
-        *(wood, carpet, marble, brushed_metal),
-    )
+    draw.__name__: draw
+    for draw in (leather, tile, grid, fabric, paper, concrete, cork, laminate, wood, carpet, marble, brushed_metal)
 }
