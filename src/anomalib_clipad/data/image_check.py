@@ -23,9 +23,6 @@ def check_depth(paths: Iterable[str | Path]) -> None:
     """Refuse images of more than 8 bits a channel, by their headers alone.
 
     anomalib converts them to RGB with Pillow, which cuts all values above 255: most of such an image turns white.
-
-    Raises:
-        ValueError: If there are any; the message names the first ones.
     """
     deep = [path for path in paths if _mode(path) in DEEP_MODES]
     if deep:
@@ -44,7 +41,6 @@ class ImageCheck(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let a run whose datamodule tests, but has no validation images, skip validation."""
-        del pl_module
         datamodule: Any = getattr(trainer, "datamodule", None)
         if not hasattr(datamodule, "test_data") or hasattr(datamodule, "val_data"):
             return
@@ -58,36 +54,28 @@ class ImageCheck(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation images."""
-        del pl_module
         check_depth(image_paths(trainer.val_dataloaders))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the test images."""
-        del pl_module
         check_depth(image_paths(trainer.test_dataloaders))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the images to predict on."""
-        del pl_module
         check_depth(image_paths(trainer.predict_dataloaders))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Name the unreadable files where reading an image has failed; other errors are shown at once.
-
-        Raises:
-            OSError: If there are any.
-        """
-        del pl_module
+        """Name the unreadable files, by an ``OSError``, where reading an image has failed; other errors pass."""
         if not _is_of_decoding(exception):
             return
         logger.error("An image could not be read. Looking through all images of the run for broken ones.")
-        loaders = (
+        used = (
             trainer.train_dataloader,
             trainer.val_dataloaders,
             trainer.test_dataloaders,
             trainer.predict_dataloaders,
         )
-        paths = dict.fromkeys(path for loader in loaders for path in image_paths(loader))
+        paths = dict.fromkeys(path for loaders in used for path in image_paths(loaders))
         broken = [image for path in paths if isinstance(image := read_image(path), Unreadable)]
         if broken:
             msg = (
@@ -98,10 +86,8 @@ class ImageCheck(Callback):
 
 
 def _is_of_decoding(exception: BaseException) -> bool:
-    """Tell whether Pillow has failed to decode an image for a dataset, and not the system, which names its own reasons.
-
-    The text of a traceback is looked at, for a dataloader's worker process sends no more than that.
-    """
+    """Whether Pillow has failed to decode an image for a dataset, and not the system, which names its own reasons."""
+    # A dataloader's worker process sends no more than the text of a traceback.
     text = "".join(traceback.format_exception(exception))
     return ", in __getitem__" in text and str(Path(Image.__file__).parent) in text and "[Errno " not in text
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled images, normal and anomalous with masks, of any of anomalib's datamodules as training data."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,17 @@ from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.image_check import check_depth
 from anomalib_clipad.data.masks import check_masks, unpaired, unpaired_in_layout
 
+# What to run instead, by the class of a datamodule that has only normal training images.
 COMMANDS = {
     "MVTecAD": "`anomalib train --model anomalib_clipad.SDPPlus --data MVTec`",
     "Visa": "`anomalib train --model anomalib_clipad.SDPPlus --data VisA`",
 }
-"""What to run instead, by the class of a datamodule that has only normal training images."""
-
-_SPLIT_SEED = 0
 
 
 class LabelledImages(ConcatDataset):
-    """Datasets of any classes one after the other; each reads its own images.
+    """Image datasets of any of anomalib's classes one after the other; the host joins those of one class only.
 
-    The host joins datasets of one class only. This has what its datamodules ask of a dataset.
-
-    Args:
-        datasets: anomalib's image datasets; at least one.
+    Each reads its own images. This has what the host's datamodules ask of a dataset.
     """
 
     def __init__(self, datasets: Iterable[AnomalibDataset]) -> None:
@@ -69,18 +64,15 @@ class LabelledImages(ConcatDataset):
 def repeatable_splits() -> Iterator[None]:
     """Let the host draw its random splits the same in every process and run, and leave the global seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SPLIT_SEED)
+        torch.manual_seed(0)
         yield
 
 
 def labelled_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
     """Return the labelled test split of a datamodule, set up here and whole.
 
-    Where the host takes the validation images out of the test split, they are put back; where it draws test images at
-    random, the draw is the same in every process and run.
-
-    Raises:
-        ValueError: If anomalous images and masks cannot be paired.
+    Where the host takes the validation images out of the test split, they are put back. Images and masks that cannot
+    be paired are named by a ``ValueError``.
     """
     with repeatable_splits():
         try:
@@ -94,23 +86,14 @@ def labelled_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
                 f"partner: {list_some(files)}. Add the missing masks or remove the images."
             )
             raise ValueError(msg) from error
-    if datamodule.val_split_mode == ValSplitMode.FROM_TEST:
-        return datamodule.test_data + datamodule.val_data
-    return datamodule.test_data
+    from_test = datamodule.val_split_mode == ValSplitMode.FROM_TEST
+    return datamodule.test_data + datamodule.val_data if from_test else datamodule.test_data
 
 
 def require_labelled_training_data(datamodule: Any) -> None:
-    """Check, before training starts, that a datamodule's training images are labelled and their masks usable.
+    """Check that the training images of any datamodule set up for ``fit`` are labelled and their masks usable.
 
-    Call it once the datamodule is set up for ``fit``. It looks at ``datamodule.train_data``, so it works for
-    datamodules of other packages too.
-
-    Args:
-        datamodule: Any Lightning datamodule; ``None``, where dataloaders were passed, is let through.
-
-    Raises:
-        FileNotFoundError: If a mask is missing.
-        ValueError: If there are no anomalous images or no masks, or masks or images are not as they must be.
+    ``None``, where dataloaders were passed, is let through.
     """
     dataset = getattr(datamodule, "train_data", None)
     if dataset is None:
@@ -137,15 +120,15 @@ def require_labelled_training_data(datamodule: Any) -> None:
 
 def _unpaired_files(datamodule: AnomalibDataModule) -> list[Path]:
     """Return the images and masks that a datamodule could not pair, as far as its layout is known."""
-    if isinstance(datamodule, Folder):
-        images, masks = (
-            [path for folder in _folders(datamodule, given) for path in sorted(folder.rglob("*")) if path.is_file()]
-            for given in (datamodule.abnormal_dir, datamodule.mask_dir)
-        )
-        return unpaired(images, masks)
-    return unpaired_in_layout(Path(getattr(datamodule, "root", "")) / datamodule.category)
-
-
-def _folders(datamodule: Folder, given: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    names = [given] if isinstance(given, str | Path) else given or []
-    return [Path(datamodule.root or "") / name for name in names]
+    if not isinstance(datamodule, Folder):
+        return unpaired_in_layout(Path(getattr(datamodule, "root", "")) / datamodule.category)
+    images, masks = (
+        [
+            path
+            for folder in ([given] if isinstance(given, str | Path) else given or [])
+            for path in sorted(Path(datamodule.root or "", folder).rglob("*"))
+            if path.is_file()
+        ]
+        for given in (datamodule.abnormal_dir, datamodule.mask_dir)
+    )
+    return unpaired(images, masks)

@@ -15,25 +15,16 @@ from tqdm import tqdm
 
 from anomalib_clipad.base.text import list_some
 
-MAX_CLASS_ID = 31
-"""Values up to here are taken for numbers of defect classes, as in VisA, and not for grey levels."""
+MAX_CLASS_ID = 31  # values up to here are taken for numbers of defect classes, as in VisA, and not for grey levels
 
 
 def check_masks(samples: DataFrame) -> None:
-    """Refuse anomalous images whose mask is missing, empty, of another size than the image, or not binary.
+    """Refuse anomalous images whose mask is missing, unreadable, empty, of another size, or not binary.
 
     anomalib reads every mask as ``> 0``. That is right for {0, 255}, {0, 1} and numbers of defect classes, and wrong
     for grey levels, where soft borders and JPEG artefacts count as defect. A mask counts as binary if all its values
-    are 0, one other value, or class numbers up to ``MAX_CLASS_ID``. Only anomalous images are looked at: normal ones
-    have no mask.
-
-    Args:
-        samples: anomalib's table of images: ``image_path``, ``label_index``, ``mask_path`` (a path or a list of them).
-
-    Raises:
-        FileNotFoundError: If a mask is missing.
-        OSError: If a mask or the header of its image cannot be read.
-        ValueError: If a mask is of another size, not binary, or empty.
+    are 0, one other value, or class numbers up to ``MAX_CLASS_ID``. The samples are anomalib's table of images with
+    ``image_path``, ``label_index`` and ``mask_path`` (a path or a list of them).
     """
     anomalous = samples[samples["label_index"] == LabelName.ABNORMAL]
     column = anomalous["mask_path"] if "mask_path" in anomalous else [None] * len(anomalous)
@@ -47,26 +38,16 @@ def check_masks(samples: DataFrame) -> None:
             "Add the masks or remove the images."
         )
         raise FileNotFoundError(msg)
+    silent = getattr(rank_zero_only, "rank", 0) != 0
     with ThreadPoolExecutor() as threads:  # Pillow releases the interpreter lock while it decodes
-        for _ in tqdm(
-            threads.map(lambda pair: _check(*pair), pairs),
-            total=len(pairs),
-            desc="Checking masks",
-            unit="mask",
-            delay=2,
-            disable=getattr(rank_zero_only, "rank", 0) != 0,
-        ):
-            pass
+        checks = threads.map(lambda pair: _check(*pair), pairs)
+        list(tqdm(checks, total=len(pairs), desc="Checking masks", unit="mask", delay=2, disable=silent))
 
 
 def unpaired(images: Iterable[Path], masks: Iterable[Path]) -> list[Path]:
-    """Return the images without a mask, then the masks without an image, by their file names.
+    """Return the images without a mask, then the masks without an image, by file names, with ``_mask`` added or not.
 
     anomalib takes images and masks in order, so that one missing file shifts all others.
-
-    Args:
-        images: Anomalous images.
-        masks: Masks, named as their images, with ``_mask`` added or not.
     """
     images, masks = list(images), list(masks)
     named = {path.stem for path in images}
@@ -87,7 +68,6 @@ def unpaired_in_layout(category: Path) -> list[Path]:
 
 
 def _check(image_path: str, mask_path: str) -> None:
-    """Check one mask."""
     try:
         with Image.open(image_path) as image, Image.open(mask_path) as mask:
             image_size, mask_size = image.size, mask.size

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published datasets of several categories: where their folders lie, how they are obtained, read and named.
 
-anomalib reads one category at a time. :class:`PublishedDataset` describes a whole dataset and joins any of its
-categories into one anomalib dataset; the datamodules of this package are thin layers above it.
+anomalib reads one category at a time; here any of a dataset's categories are joined into one anomalib dataset.
 """
 
 import shutil
@@ -26,23 +25,10 @@ from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.masks import unpaired_in_layout
 
 
-def concatenate_categories(datasets: Sequence[AnomalibDataset]) -> AnomalibDataset:
-    """Join datasets of one class into one whose samples are ordered by image path, hence by category.
-
-    The host's concatenation keeps the first dataset's category name; a dataset of several has none.
-    """
-    filled = [dataset for dataset in datasets if len(dataset)] or list(datasets[:1])
-    joined = concatenate_datasets(filled)
-    if len(datasets) > 1:
-        joined.category = ""
-    return joined
-
-
 def select_names(what: str, given: Sequence[str] | str, valid: Sequence[str], *sets: str) -> tuple[str, ...]:
     """Resolve a user's choice of names, a list or one string with commas, each once.
 
-    Raises:
-        ValueError: If nothing is chosen or a name is not valid; it says ``what`` was expected, and names ``sets``.
+    A ``ValueError`` says ``what`` was expected, and names ``sets`` beside the valid ones.
     """
     chosen = tuple(dict.fromkeys(name.strip() for name in (given.split(",") if isinstance(given, str) else given)))
     unknown = [name for name in chosen if name not in valid]
@@ -55,32 +41,18 @@ def select_names(what: str, given: Sequence[str] | str, valid: Sequence[str], *s
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """A dataset in the layout ``<root>/<subfolder>/<category>/{train,test,ground_truth}/<label>/<image>``.
+    """A dataset in the layout ``<root>/<subfolder>/<category>/{train,test,ground_truth}/<label>/<image>``."""
 
-    Args:
-        name: Name for messages.
-        folder_name: The host's name of the root folder.
-        categories: All its categories; the only valid ones.
-        dataset: The host's dataset class, called with ``root``, ``category`` and ``split``.
-        download: The host's download address and checksum; ``None`` for a dataset that is generated, not downloaded.
-        subfolder: Where the category folders lie below the root.
-        convert: Brings an unpacked download into the layout above; ``None`` when it already has it.
-    """
-
-    name: str
-    folder_name: str
+    name: str  # for messages
+    folder_name: str  # the host's name of the root folder
     categories: tuple[str, ...]
-    dataset: Callable[..., AnomalibDataset]
-    download: DownloadInfo | None = None
+    dataset: Callable[..., AnomalibDataset]  # the host's class, called with root, category and split
+    download: DownloadInfo | None = None  # None for a dataset that is generated
     subfolder: str = ""
-    convert: Callable[[Path], None] | None = None
+    convert: Callable[[Path], None] | None = None  # brings an unpacked download into the layout above
 
     def select(self, categories: Sequence[str] | str | None) -> tuple[str, ...]:
-        """Resolve a user's choice of categories: ``None`` is all, a string may list several with commas.
-
-        Raises:
-            ValueError: If nothing is chosen or a category is not one of this dataset.
-        """
+        """Resolve a user's choice of categories: ``None`` is all, a string may list several with commas."""
         if categories is None:
             return self.categories
         return select_names(f"categories to name categories of {self.name}", categories, self.categories)
@@ -89,9 +61,6 @@ class PublishedDataset:
         """Download and convert the dataset unless it is there. Nothing is left behind when that fails.
 
         A root that holds some categories is taken as the user's own selection: nothing is downloaded into it.
-
-        Raises:
-            FileNotFoundError: If the dataset is neither there nor available, or a category is missing.
         """
         if not self._found(root / self.subfolder):
             if not self._found(root):
@@ -118,21 +87,16 @@ class PublishedDataset:
         raise FileNotFoundError(msg)
 
     def load(self, root: Path, categories: Sequence[str], split: Split) -> AnomalibDataset:
-        """Read one split of several categories as one dataset, ordered by category.
-
-        Raises:
-            FileNotFoundError: If a category is missing, holds no image or has no test image.
-            ValueError: If anomalous images and masks cannot be paired.
-        """
+        """Read one split of several categories as one dataset, ordered by image path, hence by category."""
         self.check(root, categories)
-        return concatenate_categories([self._load_category(root, category, split) for category in categories])
+        datasets = [self._load_category(root, category, split) for category in categories]
+        joined = concatenate_datasets([dataset for dataset in datasets if len(dataset)] or datasets[:1])
+        if len(datasets) > 1:
+            joined.category = ""  # the host keeps the first one's
+        return joined
 
     def category_of(self, root: Path, image_path: str | Path) -> str:
-        """Return the category of an image by its path below the root.
-
-        Raises:
-            ValueError: If the path leads through no category folder.
-        """
+        """Return the category of an image by its path below the root, which must lead through a category folder."""
         path = Path(image_path)
         for base, candidate in ((root, path), (root.resolve(), path.resolve())):
             folder = base / self.subfolder
@@ -217,20 +181,7 @@ def _convert_visa(root: Path) -> None:
     host.split_root.rename(finished)
 
 
-MVTEC_AD = PublishedDataset(
-    name="MVTec AD",
-    folder_name="MVTecAD",
-    categories=MVTEC_AD_CATEGORIES,
-    dataset=MVTecADDataset,
-    download=MVTEC_AD_DOWNLOAD,
-)
-
+MVTEC_AD = PublishedDataset("MVTec AD", "MVTecAD", MVTEC_AD_CATEGORIES, MVTecADDataset, MVTEC_AD_DOWNLOAD)
 VISA = PublishedDataset(
-    name="VisA",
-    folder_name="visa",
-    categories=VISA_CATEGORIES,
-    dataset=VisaDataset,
-    download=VISA_DOWNLOAD,
-    subfolder="visa_pytorch",
-    convert=_convert_visa,
+    "VisA", "visa", VISA_CATEGORIES, VisaDataset, VISA_DOWNLOAD, subfolder="visa_pytorch", convert=_convert_visa
 )

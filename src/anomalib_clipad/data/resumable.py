@@ -31,8 +31,7 @@ class ResumableSampler(DistributedSampler[Draw]):
     a distributed sampler as it is.
     """
 
-    _first_epoch = 0
-    _first_item = 0
+    _first_epoch, _first_item = 0, 0
 
     def start_at(self, epoch: int, item: int) -> None:
         """Begin with this epoch, and in it with this item of the process; later epochs are whole."""
@@ -42,19 +41,15 @@ class ResumableSampler(DistributedSampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         order: list[Any] = list(super().__iter__())
         order = order[self._first_item :] if self.epoch == self._first_epoch else order
-        return iter([Draw(place, self._seed_of(place)) for place in order])
-
-    def _seed_of(self, place: int) -> int:
-        return int(np.random.SeedSequence([self.seed, self.epoch, place]).generate_state(1)[0])
+        seeds = (np.random.SeedSequence([self.seed, self.epoch, place]).generate_state(1)[0] for place in order)
+        return iter([Draw(place, int(seed)) for place, seed in zip(order, seeds, strict=True)])
 
 
 class SeededItems(Dataset):
     """A dataset whose random augmentations follow from the seed that an image is asked for with.
 
-    Otherwise they would follow from all that the process, and each worker process, has drawn before.
-
-    Args:
-        dataset: Whatever it draws is drawn from the global generators of torch, numpy or Python.
+    Otherwise they would follow from all that the process, and each worker process, has drawn before. They may draw from
+    the global generators of torch, numpy or Python.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -88,16 +83,10 @@ class ResumableLoader(DataLoader):
 def training_loader(
     dataset: Any, trainer: Trainer | None, *, shuffle: bool, batch_size: int, **kwargs: Any
 ) -> ResumableLoader:
-    """Make the dataloader of a fit, placed where the trainer resumes.
+    """Make the dataloader of a fit, placed where the trainer resumes; further arguments are ``DataLoader``'s.
 
-    The seed is that of Lightning's ``seed_everything``, else 0.
-
-    Args:
-        dataset: Images to train on.
-        trainer: The trainer that fits, ``None`` outside of one.
-        shuffle: Whether each epoch has an order of its own; otherwise all have the dataset's.
-        batch_size: Images in a batch of one process.
-        **kwargs: Further arguments of ``DataLoader``.
+    The seed is that of Lightning's ``seed_everything``, else 0. Without ``shuffle`` all epochs have the dataset's
+    order. ``batch_size`` is that of one process.
     """
     sampler = ResumableSampler(
         dataset,
