@@ -30,9 +30,6 @@ CHECKPOINT_METADATA = "heads"
 CHECKPOINT_PREFIX = "model.heads."
 """What the names of the heads' weights begin with in a checkpoint."""
 
-EMBEDDED_HEADS = "embedded"
-"""Stands for the heads that ship with an embedded backbone."""
-
 _AUTHORS_KEY = "linear_layers"
 
 
@@ -91,7 +88,7 @@ def make_heads(
     """
     tapped = normalise_layers(layers, backbone.depth)
     if path is not None:
-        file = embedded.heads_file(backbone.name) if path == EMBEDDED_HEADS else Path(path)
+        file = embedded.heads_file(backbone.name) if path == "embedded" else Path(path)
         heads, metadata = load_heads(file)
         check_heads(heads, metadata, backbone, tapped, taps, file)
         return heads, metadata

@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 FORMAT = "anomalib_clipad.heads"
 FORMAT_VERSION = "1"
 
-# Nothing in the authors' files says so; it is how they published them.
-_AUTHORS_BACKBONE, _AUTHORS_PRETRAINED = "ViT-B-16-plus-240", "laion400m_e31"
-_AUTHORS_TAPS: Taps = "reference"
-
 # What the check relies on must have its type, whoever wrote the file.
 _DECODED_TYPES = {"backbone": str, "fingerprint": str, "layers": tuple, "categories": tuple, "metrics": dict}
 
@@ -126,7 +122,7 @@ def check_heads(
     }
     if metadata is None:
         compared["number of layers"] = (len(layers), heads.num_layers)
-        compared["taps"] = (taps, _AUTHORS_TAPS)
+        compared["taps"] = (taps, "reference")  # the authors' code has no other
     else:
         compared["backbone"] = (backbone.name, metadata.backbone)
         compared["layers"] = (list(layers), list(metadata.layers))
@@ -147,12 +143,10 @@ def check_heads(
         raise ValueError(msg)
     if metadata is None:
         logger.warning(
-            "%s does not say what its heads were made for. It is taken for one of the authors' files, made for %s with "
-            "the weights %s and taps='%s', and used with %s, pretrained=%r, layers %s. Only shapes could be checked.",
+            "%s does not say what its heads were made for. It is taken for one of the authors' files, made for "
+            "ViT-B-16-plus-240 with the weights laion400m_e31 and taps='reference', and used with %s, pretrained=%r, "
+            "layers %s. Only shapes could be checked.",
             source,
-            _AUTHORS_BACKBONE,
-            _AUTHORS_PRETRAINED,
-            _AUTHORS_TAPS,
             backbone.name,
             backbone.pretrained,
             list(layers),

@@ -64,11 +64,7 @@ def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str
 
 
 def check_settings(saved: Mapping[str, str], actual: Mapping[str, str]) -> None:
-    """Compare the settings of a checkpoint with those of the model that loads it.
-
-    Raises:
-        ValueError: If they differ.
-    """
+    """Raise ``ValueError`` if the settings of a checkpoint are not those of the model that loads it."""
     for name, value in saved.items():
         if actual.get(name) != value:
             msg = (

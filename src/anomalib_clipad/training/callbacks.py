@@ -27,8 +27,8 @@ class ResumeCheckpoint(Checkpoint):
     """Keeps ``checkpoints/resume.ckpt``, from which a training that was killed goes on to the same heads.
 
     It is saved after each epoch; after the last one only when everything is done, so that a run that is killed while
-    it validates trains its last epoch anew instead of ending without calibration. It holds the optimiser's state, so
-    that more epochs can be added to a training that is over.
+    it validates trains its last epoch anew instead of ending without calibration. It holds the optimiser's state: a
+    finished training can be given more epochs.
 
     Not a ``ModelCheckpoint``: Lightning lets a model's callback replace those of its class that the user has given.
     """
@@ -37,7 +37,7 @@ class ResumeCheckpoint(Checkpoint):
         self._stopped_early = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, unless training is over."""
+        """Save, unless this was the last epoch."""
         del pl_module
         if not is_last_epoch(trainer):
             save_atomically(trainer, Path(trainer.default_root_dir) / RESUME_FILE)
