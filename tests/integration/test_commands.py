@@ -119,8 +119,8 @@ def test_prompts_of_ones_own_from_a_file(same_process: SameProcess) -> None:
     assert len(list((same_process.folder / "results").rglob("images/**/*.png"))) == 2
 
 
-def test_paper_configs_are_valid_and_name_what_to_do_without_network(same_process: SameProcess) -> None:
-    output = same_process("test", "--config", str(CONFIGS / "sdp_mvtec.yaml"), succeeds=False)
+def test_paper_configs_are_valid_and_name_what_to_do_without_network(anomalib: Terminal) -> None:
+    output = anomalib("test", "--config", str(CONFIGS / "sdp_mvtec.yaml"), succeeds=False)
 
     assert "anomalib: error: Expected to download the weights 'laion400m_e31'" in output
     assert "pretrained=/path/to/weights" in output
