@@ -176,7 +176,7 @@ def _upsample_matrix(source: int, target: int, *, align_corners: bool) -> Tensor
 
 
 def _blur_matrix(size: int, sigma: float) -> Tensor:
-    """Weights ``(size, size)`` of a Gaussian blur along one axis with mirrored borders, float64.
+    """Weights ``(size, size)`` of a Gaussian blur along one axis, float64.
 
     scipy mirrors the axis about its ends, edge pixel repeated. Pixel j is thus seen at j and at -1 - j, both repeated
     every 2 * size pixels as far as the kernel reaches; its weight for pixel i is the sum over all these images.

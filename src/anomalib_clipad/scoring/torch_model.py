@@ -10,13 +10,7 @@ from torch import Tensor, nn
 
 from anomalib_clipad.clip.surgery import NUM_STAGES, Paths, SurgeryTokens, Taps, normalise_layers, surgery_tokens
 from anomalib_clipad.clip.vision_tower import check_tower, project_tokens
-from anomalib_clipad.scoring.anomaly_map import (
-    class_probability,
-    head_logit_map,
-    head_logits,
-    patch_scores,
-    sdp_map,
-)
+from anomalib_clipad.scoring.anomaly_map import class_probability, head_logit_map, head_logits, patch_scores, sdp_map
 from anomalib_clipad.scoring.class_texts import ClassTexts
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 
