@@ -103,7 +103,9 @@ class PromptEnsemble:
 
     @classmethod
     def from_yaml(cls, path: str | PathLike[str]) -> "PromptEnsemble":
-        """Make an ensemble from a YAML file with the keys of :meth:`from_mapping`, with its errors.
+        """Make an ensemble from a YAML file with the keys of :meth:`from_mapping`.
+
+        Errors are those of that method; there is also a FileNotFoundError, and a ValueError for what is not YAML.
 
         In YAML an entry that begins with ``{}`` needs quotes: ``- "{} with scratch"``.
         """

@@ -76,22 +76,12 @@ def mean_shift(embeddings: np.ndarray, bandwidth: Length = 2.0) -> np.ndarray:
     return _mean_of_largest_cluster(embeddings, labels, f"mean_shift with bandwidth={bandwidth:.3g}")
 
 
-STRATEGIES: dict[str, Callable[..., np.ndarray]] = {
-    "mean": mean,
-    "pca": pca,
-    "kde": kde,
-    "dbscan": dbscan,
-    "mean_shift": mean_shift,
-}
+STRATEGIES: dict[str, Callable[..., np.ndarray]]
+STRATEGIES = {strategy.__name__: strategy for strategy in (mean, pca, kde, dbscan, mean_shift)}
 
 
 def strategy_parameters(strategy: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Complete the parameters of a strategy with its defaults; ValueError if it, or one of them, is unknown.
-
-    Example:
-        >>> strategy_parameters("dbscan", {"eps": "auto"})
-        {'eps': 'auto', 'min_samples': 15}
-    """
+    """Complete the parameters of a strategy with its defaults; ValueError if it, or one of them, is unknown."""
     if strategy not in STRATEGIES:
         msg = f"Expected strategy to be one of {list(STRATEGIES)}, but got {strategy!r}."
         raise ValueError(msg)

@@ -37,15 +37,7 @@ class SurgeryTokens(NamedTuple):
 
 
 def stage_ends(depth: int, stages: int = NUM_STAGES) -> tuple[int, ...]:
-    """Last layer of each stage of a tower of ``depth`` blocks, 1-based and ascending.
-
-    A depth that the number of stages does not divide is split at ``depth * i // stages``, so that stages differ by at
-    most one layer.
-
-    Example:
-        >>> stage_ends(12), stage_ends(10)
-        ((3, 6, 9, 12), (2, 5, 7, 10))
-    """
+    """Last layer of each stage of a tower of ``depth`` blocks, ascending from 1; their lengths differ by 1 at most."""
     if not 1 <= stages <= depth:
         msg = f"Expected stages to be between 1 and the depth of the tower ({depth}), but got {stages}."
         raise ValueError(msg)
@@ -56,10 +48,6 @@ def normalise_layers(layers: Sequence[int] | None, depth: int, stages: int = NUM
     """Turn the layers a user asks for into ascending numbers between 1 and ``depth``, else ValueError.
 
     Negative ones count from the end. ``None`` stands for the last layer of every stage, as in the paper.
-
-    Example:
-        >>> normalise_layers([-1, 3], depth=12)
-        (3, 12)
     """
     if layers is None:
         return stage_ends(depth, stages)
@@ -94,7 +82,7 @@ def surgery_tokens(
         visual: open_clip ``VisionTransformer``. It is not altered.
         image: Normalised images ``(B, 3, H, W)``; H and W need not be equal, nor those the tower was trained with,
             but the patch size must divide them.
-        layers: Tapped layers, see :func:`normalise_layers`.
+        layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the last one of each stage.
         taps: Which tensor stands for the original path at a tapped layer l before the last. ``"block"`` is the output
             z_l of block l. ``"reference"`` is z_l plus the attention residual of block l + 1: the additions of the
             authors' implementation are in place and reach the tensor it has stored, and the paper's results were

@@ -5,15 +5,16 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_clipad.base.text import list_some
+from anomalib_clipad.clip.backbone import Backbone
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.representative import select_representative, strategy_parameters
 from anomalib_clipad.clip.text_cache import TextCache, cache_key, resolve_cache_dir
@@ -28,27 +29,11 @@ _PROGRESS_DELAY_S = 3.0
 _NEARLY_THE_SAME = 0.9999
 
 
-class TextBackbone(Protocol):
-    """What the text engine needs of a backbone."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The open_clip model."""
-
-    @property
-    def tokenizer(self) -> Callable[[list[str]], Tensor]:
-        """Turns K prompts into token ids (K, T), T being the context length."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies architecture and weights: another fingerprint, another cache entry."""
-
-
 class TextEngine:
     """Text embeddings of class names, encoded once and cached in memory and on disk.
 
     Args:
-        backbone: Model, tokenizer and fingerprint.
+        backbone: Of which model, tokenizer and fingerprint are used; another fingerprint is another cache entry.
         prompts: The prompt ensemble.
         strategy: How the representative vectors are selected, a key of ``STRATEGIES``.
         strategy_params: Parameters of the strategy that differ from its defaults.
@@ -68,7 +53,7 @@ class TextEngine:
 
     def __init__(
         self,
-        backbone: TextBackbone,
+        backbone: Backbone,
         prompts: PromptEnsemble,
         strategy: str = "dbscan",
         strategy_params: Mapping[str, Any] | None = None,
@@ -87,10 +72,7 @@ class TextEngine:
         self._disk = TextCache(resolve_cache_dir(cache_dir))
 
     def text_embeddings(self, class_name: str) -> Tensor:
-        """Get the two text vectors of a class.
-
-        Args:
-            class_name: As the dataset or the user spells it.
+        """Get the two text vectors of a class, whose name is as the dataset or the user spells it.
 
         Returns:
             Text embeddings (C, 2), float32, on the CPU, of unit length; the columns are normal and anomalous.

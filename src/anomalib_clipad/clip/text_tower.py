@@ -20,12 +20,6 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     In a causal tower that pools at the end-of-text token, no token that counts sees the padding behind it. Prompts are
     10 to 24 tokens of 77, so that leaving the padding out is several times faster and changes only the rounding. Any
     other tower is run through its own ``encode_text`` at full length. Embeddings (K, C) are float32 and of unit length.
-
-    Example:
-        >>> from anomalib_clipad.clip import load_backbone
-        >>> backbone = load_backbone("clipad-tiny")
-        >>> encode_tokens(backbone.model, backbone.tokenizer(["a photo of a bottle.", "a photo of a nut."])).shape
-        torch.Size([2, 128])
     """
     if tokens.ndim != 2 or tokens.numel() == 0 or tokens.is_floating_point():
         msg = (
@@ -55,14 +49,9 @@ def _obstacle_to_cutting(tower: nn.Module) -> str | None:
     if pooling != "argmax":
         return f"the text tower pools by {pooling!r}, not at the end-of-text token"
     mask = getattr(tower, "attn_mask", None)
-    if mask is None or not _is_causal(mask):
+    if mask is None or not mask[torch.ones_like(mask, dtype=torch.bool).triu(1)].isneginf().all():
         return "the text tower is not causal"
     return None
-
-
-def _is_causal(mask: Tensor) -> bool:
-    future = torch.ones_like(mask, dtype=torch.bool).triu(1)
-    return bool(mask[future].isneginf().all())
 
 
 def _encode_cut(tower: Any, tokens: Tensor) -> Tensor:

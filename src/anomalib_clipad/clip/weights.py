@@ -27,7 +27,14 @@ def read_weights(path: Path, *, allow_torchscript: bool = False) -> dict[str, Te
     if not path.is_file():
         msg = f"Expected pretrained to be a file of weights, but got {path}, where there is no file."
         raise FileNotFoundError(msg)
-    content = _read_torchscript(path, allowed=allow_torchscript) if _is_torchscript(path) else _read_tensors(path)
+    archive = _is_torchscript(path)
+    if archive and not allow_torchscript:
+        msg = (
+            f"Expected pretrained to be a file of weights, but {path} is a TorchScript archive, which is a program. "
+            "Where you trust it, save torch.jit.load(path).state_dict() by torch.save, and pass that file."
+        )
+        raise ValueError(msg)
+    content = torch.jit.load(path, map_location="cpu").state_dict() if archive else _read_tensors(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -57,16 +64,6 @@ def _read_tensors(path: Path) -> object:
             "Nothing in it was executed. Pass a .safetensors file, or a state dict written by torch.save."
         )
         raise ValueError(msg) from error
-
-
-def _read_torchscript(path: Path, *, allowed: bool) -> object:
-    if not allowed:
-        msg = (
-            f"Expected pretrained to be a file of weights, but {path} is a TorchScript archive, which is a program. "
-            "Where you trust it, save torch.jit.load(path).state_dict() by torch.save, and pass that file."
-        )
-        raise ValueError(msg)
-    return torch.jit.load(path, map_location="cpu").state_dict()
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -9,15 +9,7 @@ from anomalib_clipad.base.text import list_some
 
 
 class ClassTexts(nn.Module):
-    """Text embeddings (K, C, 2), normal and anomalous, of K named classes; in checkpoints and exported graphs.
-
-    Example:
-        >>> texts = ClassTexts(embed_dim=8)
-        >>> texts.add("nut", torch.randn(8, 2)), texts.add("bolt", torch.randn(8, 2))
-        (0, 1)
-        >>> texts(torch.tensor([1, 0, 1])).shape
-        torch.Size([3, 8, 2])
-    """
+    """Text embeddings (K, C, 2), normal and anomalous, of K named classes; in checkpoints and exported graphs."""
 
     embeddings: Tensor
 

@@ -20,12 +20,6 @@ class LinearHeads(nn.Module):
 
     They read the original path before CLIP's own last norm and projection, which they replace for patches. The names
     in the state dict, ``fc.{i}.weight`` (C, D) and ``fc.{i}.bias`` (C,), are those of the authors' files.
-
-    Example:
-        >>> import torch
-        >>> heads = LinearHeads(width=32, embed_dim=24, num_layers=2)
-        >>> [layer.shape for layer in heads([torch.randn(1, 16, 32)] * 2)]
-        [torch.Size([1, 16, 24]), torch.Size([1, 16, 24])]
     """
 
     def __init__(self, width: int, embed_dim: int, num_layers: int = 4) -> None:

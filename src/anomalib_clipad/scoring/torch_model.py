@@ -18,25 +18,10 @@ from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 class SDPModel(nn.Module):
     """Staged dual path of CLIP-AD (https://arxiv.org/abs/2311.00453): SDP, and with linear heads SDP+.
 
-    Args:
-        visual: Vision tower of an open_clip model, frozen by the caller. It is not altered.
-        heads: One head for each tapped layer, trained on an auxiliary dataset; ``None`` for SDP, which trains nothing.
-        layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the ends of the four stages.
-        taps: What a tapped layer means, see :func:`~anomalib_clipad.clip.surgery_tokens`.
-        sigma: Standard deviation of the Gaussian blur, in pixels of the input.
-        head_weight: Weight of the heads' maps where SDP's have weight 1; the paper's is 1.
-        staged: Restart the surgery path at each stage; False is an ablation.
-        architecture_surgery: Score the tokens of the surgery path; False is an ablation that scores the original one's.
-        feature_surgery: Weight the texts by the class token; False is an ablation.
-
-    Example:
-        >>> from anomalib_clipad.clip import load_backbone
-        >>> backbone = load_backbone("clipad-tiny")
-        >>> model = SDPModel(backbone.model.visual, LinearHeads(backbone.width, backbone.embed_dim))
-        >>> model.texts.add("nut", torch.randn(backbone.embed_dim, 2))
-        0
-        >>> model(torch.randn(1, 3, 120, 120)).anomaly_map.shape
-        torch.Size([1, 120, 120])
+    The tower ``visual`` is frozen by the caller and not altered; there is one head for each tapped layer. Layers and
+    taps are those of :func:`~anomalib_clipad.clip.surgery_tokens`; ``sigma`` is in pixels of the input; SDP's maps have
+    weight 1, those of the heads ``head_weight``, which is 1 in the paper. Each of the last three arguments makes an
+    ablation if False: one stage, scores of the original path's tokens, texts of equal weight.
     """
 
     def __init__(
