@@ -40,11 +40,11 @@ def photograph(
     image = np.clip(image, 0, 1)
     mask = np.zeros((size, size), bool)
     if defect is not None:
-        image, mask = _damage(rng, image, region, defect)
-    return _camera(rng, image), mask
+        image, mask = damage(rng, image, region, defect)
+    return camera(rng, image), mask
 
 
-def _damage(rng: Generator, image: Image, region: Image, defect: str) -> tuple[Image, NDArray[np.bool_]]:
+def damage(rng: Generator, image: Image, region: Image, defect: str) -> tuple[Image, NDArray[np.bool_]]:
     """Draw defects until one is visible, else keep the most visible of those drawn."""
     best, best_visibility = (image, region > 1), -1.0
     for _ in range(_MAXIMUM_DRAWS):
@@ -58,7 +58,7 @@ def _damage(rng: Generator, image: Image, region: Image, defect: str) -> tuple[I
     return best
 
 
-def _camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
+def camera(rng: Generator, image: Image) -> NDArray[np.uint8]:
     """Uneven light, exposure, slight defocus and sensor noise."""
     size = len(image)
     slope, _ = coordinates(size, rng.uniform(0, 2 * np.pi))

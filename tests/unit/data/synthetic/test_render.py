@@ -32,7 +32,7 @@ def test_a_seed_determines_the_photograph_and_another_gives_another(category):
 @pytest.mark.parametrize("category", ["carpet", "gear"])
 def test_the_mask_holds_just_what_the_defect_has_changed(category, defect, monkeypatch):
     """Exact masks: outside them the product is as it was, inside it is visibly another."""
-    monkeypatch.setattr(render, "_camera", lambda _, image: np.round(255 * image).astype(np.uint8))
+    monkeypatch.setattr(render, "camera", lambda _, image: np.round(255 * image).astype(np.uint8))
     for seed in range(3):
         good = photograph(np.random.default_rng(seed), category, None, 128)[0].astype(int)
         bad, mask = photograph(np.random.default_rng(seed), category, defect, 128)
