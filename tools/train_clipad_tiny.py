@@ -42,9 +42,9 @@ from anomalib_clipad.scoring.torch_model import SDPModel
 
 CONFIG_PATH = Path(__file__).parents[1] / "src/anomalib_clipad/clip/embedded/clipad-tiny.json"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-PHASES = (Phase(40, 24, (40, 150), 9000), Phase(72, 8, (56, 240), 5000), Phase(120, 4, (70, 240), 3500))
+PHASES = (Phase(40, 24, (40, 150), 8000), Phase(72, 8, (56, 240), 4500), Phase(120, 4, (70, 240), 3000))
 STEPS = sum(phase.steps for phase in PHASES)
-LOSS_WEIGHTS = {"state": 1.0, "product": 0.4, "kind": 0.3}
+LOSS_WEIGHTS = {"state": 1.0, "pair": 1.0, "product": 0.4, "kind": 0.3}
 
 
 class Vocabulary:
@@ -106,7 +106,7 @@ class Objective(nn.Module):
         """Compute the losses of a batch.
 
         Args:
-            image: Class tokens (B, C), crops of a group side by side.
+            image: Class tokens (B, C), crops of a group side by side, in pairs: with the defect, without.
             texts: Captions (G, 8, C) of each group: two normal, two anomalous, its own kind of defect, other kinds.
             label: 1 where a crop shows the defect, 0 without, -1 where it cannot be told (B,).
             known: Whether a group's name means its images (G,).
@@ -116,6 +116,9 @@ class Objective(nn.Module):
         states = functional.normalize(texts[:, :4].unflatten(1, (2, 2)).mean(2), dim=-1)  # (G, 2, C)
         cosines = torch.einsum("bc,bsc->bs", image, states[group])
         state = functional.cross_entropy(scales[0] * cosines[told], label[told])
+        # And from text to image: which crop of a pair, one place with and without the defect, the caption is about.
+        margin = scales[0] * (cosines[:, 1] - cosines[:, 0]).unflatten(0, (-1, 2))
+        pair = functional.softplus(margin[:, 1] - margin[:, 0])[told[::2]].mean()
 
         captions = torch.einsum("bc,gsc->bgs", image, states[known]).flatten(1)
         position = (known.cumsum(0) - 1)[group] * 2 + label
@@ -126,7 +129,7 @@ class Objective(nn.Module):
         kinds = torch.einsum("bc,bkc->bk", image[damaged], torch.cat([texts[:, 4:], states[:, :1]], 1)[group[damaged]])
         kind = functional.cross_entropy(scales[2] * kinds, torch.zeros(len(kinds), dtype=torch.long))
         accuracy = (cosines[told].argmax(1) == label[told]).float().mean().detach()
-        return {"state": state, "product": product, "kind": kind, "accuracy": accuracy}
+        return {"state": state, "pair": pair, "product": product, "kind": kind, "accuracy": accuracy}
 
 
 def train(arguments: argparse.Namespace) -> None:
