@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from anomalib_clipad.compare.expected import Expectation
 from anomalib_clipad.compare.records import (
     Images,
     Measures,
@@ -57,6 +58,11 @@ def failed_job(model: str = "SDP", category: str = "bottle", seed: int = 0, **ch
     nothing = {"status": "failed", "error": "RuntimeError: out of luck", "traceback": "Traceback: line 1"}
     unknown = {"metrics": {}, "measures": Measures(), "provenance": Provenance()}
     return job(model, category, seed, **{**nothing, **unknown, **changes})
+
+
+def expectation(model: str, metric: str, figure: float, jobs: Sequence[str], tolerance: float = 1.0) -> Expectation:
+    """What is expected of a model on the dataset of :func:`job`."""
+    return Expectation(model, "MVTec", metric, figure, "a paper", tolerance, list(jobs))
 
 
 def write_comparison(output: Path, records: Sequence[Record], *, jobs: Sequence[str] | None = None) -> Path:

@@ -4,12 +4,16 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+if TYPE_CHECKING:
+    from anomalib_clipad.compare.records import Record
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; exits with 1 where a job failed, with 2 on a wrong argument or config."""
+    """Run the command; exits with 1 where a job failed or a check did, with 2 on a wrong argument or config."""
     given = sys.argv[1:] if arguments is None else arguments
     sys.path.append(str(Path.cwd()))  # a config may name classes of the user's own, as with `python -m`
     parser = ArgumentParser(prog="anomalib-clipad", description="CLIP-AD beside anomalib's command line.")
@@ -31,8 +35,11 @@ def main(arguments: list[str] | None = None) -> None:
 def _compare_parser(*, full: bool) -> ArgumentParser:
     parser = ArgumentParser(description="Run what is missing of a grid, and write tables and a page of its results.")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of the options")
+    parser.add_argument(
+        "--check", action="store_true", help="fail where an expected figure is not reached or was not measured"
+    )
     if full:
-        from anomalib_clipad.compare.grid import make_config
+        from anomalib_clipad.compare.config import make_config
 
         parser.add_function_arguments(make_config)
     return parser
@@ -45,17 +52,34 @@ def _report_parser() -> ArgumentParser:
 
 
 def _compare(options: Namespace) -> int:
-    from anomalib_clipad.compare.grid import make_config
+    from anomalib_clipad.compare.config import make_config
     from anomalib_clipad.compare.pipeline import compare
 
-    arguments = {name: value for name, value in vars(options).items() if name != "config"}
+    arguments = {name: value for name, value in vars(options).items() if name not in {"config", "check"}}
     config = make_config(**arguments)
+    if options.check and not config.expected:
+        msg = "Expected the config to have expected figures to check, but got none. Add expected, or leave out --check."
+        raise ValueError(msg)
     records = compare(config)
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
         sys.stderr.write(f"Failed: {record.job}: {record.error}\n")
     sys.stdout.write(f"{len(records) - len(failed)} of {len(records)} jobs done. Report: {config.output}/index.html\n")
-    return 1 if failed else 0
+    return 1 if failed or (options.check and not _check(Path(config.output), records)) else 0
+
+
+def _check(output: Path, records: "list[Record]") -> bool:
+    """Say which expected figures are not reached, and return whether all are."""
+    from anomalib_clipad.compare.expected import read_expected
+    from anomalib_clipad.compare.report.differences import differences
+    from anomalib_clipad.compare.report.wording import difference_line
+
+    found = differences(read_expected(output), records)
+    missed = [each for each in found if not each.reached]
+    for each in missed:
+        sys.stderr.write(f"{difference_line(each)}\n")
+    sys.stdout.write(f"{len(found) - len(missed)} of {len(found)} expected figures reached.\n")
+    return not missed
 
 
 def _report(options: Namespace) -> int:

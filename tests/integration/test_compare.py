@@ -3,7 +3,9 @@
 """`anomalib-clipad compare` as a user types it: jobs, failures, a kill and a restart."""
 
 import csv
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -160,3 +162,47 @@ def test_wrong_arguments(folder, monkeypatch, capsys, arguments, message):
         main(arguments)
     assert error.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_expected_figures_are_checked(folder):
+    grid = yaml.safe_load((folder / "grid.yaml").read_text())
+    grid["models"], grid["datasets"] = {"SDP": MODELS["SDP"]}, {"drawn things": grid["datasets"]["drawn"]}
+    grid["needs"] = "half a minute (an estimate)"
+    grid["tolerance"] = 0.5
+    grid["expected"] = {"SDP": {"drawn things": {"pixel_AUROC": 1, "source": "nobody: a test"}}}
+    (folder / "expecting.yaml").write_text(yaml.safe_dump(grid))
+    arguments = ["compare", "--config", "expecting.yaml", "--output", "expecting"]
+    process = subprocess.run([COMMAND, *arguments, "--check"], cwd=folder, capture_output=True, text=True, check=False)
+
+    [measured] = re.findall(
+        r"Not reached: SDP on drawn things, pixel AUROC: measured (\d\S+), expected 1.0, ", process.stderr
+    )
+    assert process.returncode == 1
+    assert process.stderr.index("Needs: half a minute") < process.stderr.index("SDP on drawn things wood")
+    assert "2 of 2 jobs done." in process.stdout
+    assert "0 of 1 expected figures reached." in process.stdout
+    for name in ("results.md", "index.html"):
+        page = (folder / "expecting" / name).read_text()
+        assert f"{float(measured) - 1:+.1f}" in page
+        assert "Expected of SDP: nobody: a test." in page
+
+    # On the finished grid: another expectation runs nothing again.
+    before = {path: path.stat().st_mtime_ns for path in (folder / "expecting/jobs").rglob("*")}
+    met = ["--expected", json.dumps({"SDP": {"drawn things": {"pixel_AUROC": float(measured), "source": "this"}}})]
+    process = subprocess.run(
+        [COMMAND, *arguments, *met, "--check"], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "1 of 1 expected figures reached." in process.stdout
+    assert "Needs" not in process.stderr
+    assert {path: path.stat().st_mtime_ns for path in (folder / "expecting/jobs").rglob("*")} == before
+
+
+def test_without_an_expected_figure_there_is_nothing_to_check(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as error:
+        main(["compare", "--config", "grid.yaml", "--output", "unchecked", "--check"])
+    assert error.value.code == 2
+    assert "Expected the config to have expected figures to check, but got none." in capsys.readouterr().err
+    assert not (folder / "unchecked").exists()

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+from anomalib_clipad.compare.expected import write_expected
 from anomalib_clipad.compare.report import CSV_FILE, MARKDOWN_FILE, PAGE_FILE, write_report
-from comparisons import failed_job, job, write_comparison
+from comparisons import expectation, failed_job, job, write_comparison
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +92,14 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
     output = write_comparison(folder / "output", records, jobs=[*(each.job for each in records), "not-over"])
     (folder / "data/bottle/test/broken/004.png").unlink()
+    write_expected(
+        output,
+        [
+            expectation("SDP", "image_AUROC", 75.4, ["SDP-bottle-0", "SDP-cable-0"]),
+            expectation("SDP+", "image_AUROC", 90.4, ["SDP+-bottle-0", "SDP+-cable-0"]),
+            expectation(HOSTILE, "pixel_AUPRO", 20.0, ["hostile-bottle", "hostile-cable"]),
+        ],
+    )
     write_report(output)
     return output
 
@@ -146,6 +155,21 @@ def test_names_and_errors_are_text(visit) -> None:
     assert page.locator("body i, body b").count() == 0
     assert page.locator("header").get_by_text("7 of 8 jobs have finished").is_visible()
     assert page.locator("header").get_by_text("1 of 8 jobs failed").is_visible()
+
+
+def test_expected_figures_stand_beside_measured_ones(visit) -> None:
+    page = visit().page
+    page.locator("#d0-expected").scroll_into_view_if_needed()
+    table = page.get_by_role("region", name="Measured and expected")
+    rows = [row.split("\t")[1:] for row in table.locator("tbody tr").all_inner_texts()]
+    assert rows == [
+        ["image AUROC", "75.0", "75.4", "-0.4", "yes"],
+        ["image AUROC", "92.5", "90.4", "+2.1", "no"],
+        ["pixel AUPRO", "–", "20.0", "–", "not measured (1/2 runs)"],
+    ]
+    weights = table.locator("tbody td:last-child").evaluate_all("all => all.map(td => getComputedStyle(td).fontWeight)")
+    assert weights == ["400", "700", "400"]
+    assert page.locator("#d1-expected").count() == 0
 
 
 def test_a_picture_that_is_gone_leaves_a_note(visit) -> None:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared: models, datasets, categories and seeds, and the jobs that they make."""
+"""The jobs that a grid of models, datasets, categories and seeds makes."""
 
 import copy
 import hashlib
@@ -9,53 +9,15 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
-from enum import Enum
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
-
-@dataclass
-class ModelEntry:
-    """A model of the grid.
-
-    Attributes:
-        class_path: Any anomalib model class, such as ``anomalib_clipad.SDP`` or ``anomalib.models.Patchcore``.
-        init_args: Arguments of the class.
-        note: What a reader of the tables should know about the model.
-        batch_size: Images in a test batch, where it is not to be the dataset's.
-        trainer: Arguments of Lightning's trainer, such as ``max_epochs`` of a model that trains for epochs.
-    """
-
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
-    note: str | None = None
-    batch_size: int | None = None
-    trainer: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class DatasetEntry:
-    """A dataset of the grid.
-
-    Attributes:
-        class_path: Any image datamodule, of anomalib or of this package.
-        init_args: Arguments of the class, without the category.
-        categories: Categories to compare on. By default all that the datamodule names; one that has no categories,
-            such as ``Folder``, is one category under its own name.
-    """
-
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
-    categories: list[str] | None = None
-
-
-Entry = TypeVar("Entry", ModelEntry, DatasetEntry)
+from anomalib_clipad.compare.config import CompareConfig, DatasetEntry, ModelEntry
 
 TRAINER_IS_GIVEN = (
     "accelerator",
@@ -66,59 +28,6 @@ TRAINER_IS_GIVEN = (
     "enable_model_summary",
 )
 """Arguments of the trainer that the comparison sets by itself."""
-
-
-@dataclass
-class CompareConfig:
-    """A grid of models × datasets × categories × seeds, and how to run it; see :func:`make_config`."""
-
-    models: dict[str, ModelEntry]
-    datasets: dict[str, DatasetEntry]
-    output: str
-    seeds: list[int]
-    accelerator: str
-    devices: int
-    reference_pro: bool
-    retry_failed: bool
-
-
-def make_config(
-    models: dict[str, dict[str, Any]],
-    datasets: dict[str, dict[str, Any]],
-    output: str = "results/compare",
-    seeds: list[int] | None = None,
-    accelerator: str = "auto",
-    devices: int = 1,
-    reference_pro: bool = False,
-    retry_failed: bool = True,
-) -> CompareConfig:
-    """Make a grid of models × datasets × categories × seeds from plain data, as a YAML file has it.
-
-    Args:
-        models: Name in the tables to model: ``class_path`` of any anomalib model class, ``init_args``, and the options
-            of :class:`ModelEntry`.
-        datasets: Name in the tables to dataset: ``class_path`` of any image datamodule, ``init_args``, and
-            ``categories`` where not all are wanted, see :class:`DatasetEntry`.
-        output: Folder of records and report.
-        seeds: Seeds of everything random, 42 by default; each is a job of its own.
-        accelerator: Accelerator of the trainer.
-        devices: Number of jobs run side by side, each on a device of its own; on a CPU, in processes of their own.
-        reference_pro: Report the 200-threshold PRO of the paper's reference beside the exact one.
-        retry_failed: Whether a job that failed earlier is run again.
-
-    Raises:
-        ValueError: If an entry has no class path, or an unknown option.
-    """
-    return CompareConfig(
-        models={name: _entry(ModelEntry, f"models.{name}", given) for name, given in models.items()},
-        datasets={name: _entry(DatasetEntry, f"datasets.{name}", given) for name, given in datasets.items()},
-        output=output,
-        seeds=[42] if seeds is None else seeds,
-        accelerator=accelerator,
-        devices=devices,
-        reference_pro=reference_pro,
-        retry_failed=retry_failed,
-    )
 
 
 @dataclass(frozen=True)
@@ -137,8 +46,9 @@ class JobSpec:
     def id(self) -> str:
         """Name of the job's folder: another definition is another job."""
         content = asdict(self)
-        if not self.model_entry.trainer:  # an option that came later: jobs without it stay what they were
-            del content["model_entry"]["trainer"]
+        for option in ("trainer", "train_batch_size"):  # they came later: jobs without them stay what they were
+            if not content["model_entry"][option]:
+                del content["model_entry"][option]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
         return f"{_slug(self.model)}-{_slug(self.dataset)}-{_slug(self.category)}-{self.seed}-{digest[:8]}"
 
@@ -149,10 +59,12 @@ class JobSpec:
         return instantiate(AnomalibModule, entry.class_path, seed | entry.init_args)
 
     def make_datamodule(self) -> AnomalibDataModule:
-        """Make the datamodule of the category, with the model's batch size."""
-        datamodule = make_datamodule(self.dataset_entry, self.category)
-        if self.model_entry.batch_size is not None:
-            datamodule.eval_batch_size = self.model_entry.batch_size
+        """Make the datamodule of the category, with the model's batch sizes."""
+        entry, datamodule = self.model_entry, make_datamodule(self.dataset_entry, self.category)
+        if entry.batch_size is not None:
+            datamodule.eval_batch_size = entry.batch_size
+        if entry.train_batch_size is not None:
+            datamodule.train_batch_size = entry.train_batch_size
         return datamodule
 
 
@@ -215,27 +127,6 @@ def check(base: type, what: str, class_path: str, init_args: dict[str, Any]) -> 
     except (ArgumentError, ValueError) as error:
         msg = f"Expected {what} to name a class and its arguments, but got {class_path}: {error}"
         raise ValueError(msg) from error
-
-
-def _entry(kind: type[Entry], what: str, given: dict[str, Any]) -> Entry:
-    known = [field.name for field in fields(kind)]
-    unknown = sorted(set(given) - set(known))
-    if unknown or "class_path" not in given:
-        problem = f"an unknown {unknown[0]}" if unknown else "no class_path"
-        msg = f"Expected {what} to have a class_path and options, but got {problem}. Options: {', '.join(known)}."
-        raise ValueError(msg)
-    return kind(**_plain(given))
-
-
-def _plain(value: Any) -> Any:
-    """Value as a YAML file has it: jsonargparse has made classes and paths of what looks like them."""
-    if isinstance(value, Namespace):
-        value = value.as_dict()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path | Enum) else value
 
 
 def _check_trainer(what: str, arguments: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import ValSplitMode
 from anomalib.engine import Engine
+from anomalib.metrics import AnomalibMetric
 from anomalib.models import AnomalibModule
 from anomalib.pipelines.components.base import Job, JobGenerator
 from lightning.pytorch import seed_everything
@@ -124,10 +125,7 @@ class CompareJob(Job):
         seed_everything(self.spec.seed, workers=True, verbose=False)
         spec = self._with_heads()
         datamodule, model = spec.make_datamodule(), spec.make_model()
-        metrics = default_metrics()
-        if spec.reference_pro:
-            metrics.append(ReferencePRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False))
-        evaluator = RecordingEvaluator(test_metrics=metrics)
+        evaluator = RecordingEvaluator(test_metrics=make_metrics(reference_pro=spec.reference_pro))
         model.evaluator, model.visualizer = evaluator, None
         without_clamp(model)
         # Where the host draws a split at random, all models get the same one, whatever they have drawn before.
@@ -239,6 +237,12 @@ def make_engine(folder: Path, place: Place, task_id: int | None, **arguments: An
         enable_model_summary=False,
         **arguments,
     )
+
+
+def make_metrics(*, reference_pro: bool) -> list[AnomalibMetric]:
+    """Make the metrics of every job, with or without the PRO of the paper's reference."""
+    reference = ReferencePRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
+    return [*default_metrics(), *([reference] if reference_pro else [])]
 
 
 def describe_weights(model: AnomalibModule) -> tuple[str, str]:

@@ -17,9 +17,11 @@ from lightning.pytorch import seed_everything
 from packaging.version import Version
 from tqdm import tqdm
 
-from anomalib_clipad.compare.grid import CompareConfig, JobSpec, expand, find_class, make_datamodule
+from anomalib_clipad.compare.config import CompareConfig
+from anomalib_clipad.compare.expected import Expectation, expectations, write_expected
+from anomalib_clipad.compare.grid import JobSpec, expand, find_class, make_datamodule
 from anomalib_clipad.compare.heads import HeadsKey, heads_key, heads_path, keep
-from anomalib_clipad.compare.job import LOG_FILE, CompareJobs, Place, make_engine, quiet
+from anomalib_clipad.compare.job import LOG_FILE, CompareJobs, Place, make_engine, make_metrics, quiet
 from anomalib_clipad.compare.records import CONFIG_FILE, HEADS_FOLDER, Record, read_record, write_grid
 from anomalib_clipad.compare.report import write_report
 
@@ -46,14 +48,18 @@ def compare(config: CompareConfig) -> list[Record]:
         ValueError: If the config is wrong; nothing has run then.
     """
     specs = expand(config)
+    expected = expected_of(config, specs)
     for name, model in config.models.items():
         check_winclip(name, model.class_path)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / CONFIG_FILE).write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
     write_grid(output, [spec.id for spec in specs])
+    write_expected(output, expected)
     pending = [spec for spec in specs if not _is_finished(output, spec, retry_failed=config.retry_failed)]
     place, terminal = Place(output, config.accelerator), sys.stderr
+    if pending and config.needs:
+        terminal.write(f"Needs: {config.needs.strip()}\n")
     with quiet(output / LOG_FILE):  # the host's runners have a bar of their own, which names no job
         _train_heads(pending, place, terminal)
         if pending:
@@ -77,6 +83,19 @@ def check_winclip(name: str, class_path: str) -> None:
             f"WinCLIP is silently wrong. Run `pip install 'open_clip_torch<{WINCLIP_NEEDS}'`, or leave {name} out."
         )
         raise ImportError(msg)
+
+
+def expected_of(config: CompareConfig, specs: list[JobSpec]) -> list[Expectation]:
+    """Bring what a config expects together with its jobs.
+
+    Raises:
+        ValueError: If it expects what its grid does not measure.
+    """
+    jobs: dict[str, dict[str, list[str]]] = {}
+    for spec in specs:
+        jobs.setdefault(spec.model, {}).setdefault(spec.dataset, []).append(spec.id)
+    metrics = [metric.name for metric in make_metrics(reference_pro=config.reference_pro)]
+    return expectations(config.expected, config.tolerance, jobs, metrics)
 
 
 def _train_heads(specs: list[JobSpec], place: Place, terminal: TextIO) -> None:

@@ -1,11 +1,12 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison leaves on disk, and nothing about how it was made: the report needs this module alone.
+"""What a comparison leaves on disk, and nothing about how it was made: the report reads no more than this.
 
 ::
 
     <output>/compare.yaml               the resolved config
     <output>/grid.json                  ids of the jobs of that config, in its order
+    <output>/expected.json              figures that its means are held against, see ``expected.py``
     <output>/heads/...                  heads that were trained for the grid
     <output>/jobs/<job id>/record.json  written last: where it is, the job has finished
     <output>/jobs/<job id>/images.npz   score and map of each test image

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grids, and the jobs that they make; nothing is run."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import yaml
 from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule, Padim
 
-from anomalib_clipad.compare.grid import check, expand, make_config, make_datamodule
+from anomalib_clipad.compare.config import make_config
+from anomalib_clipad.compare.grid import check, expand, make_datamodule
 from anomalib_clipad.compare.heads import heads_key
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -50,15 +52,23 @@ def test_a_job_is_another_one_when_anything_about_it_changes():
     assert spec.id.startswith("sdp-wood-wood-42-")
 
 
+def test_what_is_expected_makes_no_other_job():
+    data = {"wood": {**SYNTHETIC, "categories": ["wood"]}}
+    plain = make_config(MODELS, data)
+    expecting = make_config(MODELS, data, expected={"SDP": {"wood": {"source": "x"}}}, tolerance=2.0, needs="a day")
+    assert [spec.id for spec in expand(expecting)] == [spec.id for spec in expand(plain)]
+
+
 def test_models_and_data_are_made_as_on_the_command_line():
     models = {"Padim": {"class_path": "anomalib.models.Padim", "init_args": {"pre_trained": False}, "batch_size": 3}}
+    models["Padim"]["train_batch_size"] = 1
     [spec] = expand(make_config(models, {"wood": {**SYNTHETIC, "categories": ["wood"]}}))
 
     datamodule = spec.make_datamodule()
 
     assert isinstance(spec.make_model(), Padim)
     assert datamodule.categories == ("wood",)
-    assert datamodule.eval_batch_size == 3
+    assert (datamodule.train_batch_size, datamodule.eval_batch_size) == (1, 3)
 
 
 def test_the_hosts_datamodules_take_their_one_category():
@@ -108,7 +118,7 @@ def test_what_is_wrong_with_a_config_is_said_before_anything_runs(models, messag
         expand(make_config(models, {"drawn": SYNTHETIC}))
 
 
-GRIDS = sorted(path.name for kind in ("compare", "ablation") for path in CONFIGS.glob(f"{kind}_*.yaml"))
+GRIDS = sorted(path.name for kind in ("compare", "ablation", "paper") for path in CONFIGS.glob(f"{kind}_*.yaml"))
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -117,6 +127,14 @@ def test_the_shipped_grids_can_be_read(name):
     for base, entries in ((AnomalibModule, config.models), (AnomalibDataModule, config.datasets)):
         for what, entry in entries.items():
             check(base, what, entry.class_path, entry.init_args)
+
+
+def test_the_rivals_in_the_comments_of_a_shipped_grid_can_be_uncommented():
+    text = (CONFIGS / "compare_mvtec.yaml").read_text()
+    rivals = re.findall(r"^  # ([\w, -]+): {", text, flags=re.MULTILINE)
+    config = make_config(**yaml.safe_load(re.sub(r"^  # ([\w, -]+: {.*})$", r"  \1", text, flags=re.MULTILINE)))
+    assert {"WinCLIP, 4 shots", "AnomalyDINO", "EfficientAd"} <= set(rivals) <= set(config.models)
+    assert len({spec.id for spec in expand(config)}) == 15 * len(config.models)
 
 
 class TestHeads:

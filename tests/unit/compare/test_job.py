@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_clipad.compare.grid import JobSpec, expand, make_config
+from anomalib_clipad.compare.config import make_config
+from anomalib_clipad.compare.grid import JobSpec, expand
 from anomalib_clipad.compare.job import CompareJob, Place
 from anomalib_clipad.compare.records import Record, job_folder, read_images, read_record, write_record
 

@@ -13,6 +13,7 @@ import jinja2
 
 from anomalib_clipad.compare.records import Curves
 from anomalib_clipad.compare.report import charts, wording
+from anomalib_clipad.compare.report.differences import Difference
 from anomalib_clipad.compare.report.gallery import MAX_PICTURES, MAX_ROWS, worst_misses
 from anomalib_clipad.compare.report.mean_curves import CURVE_KINDS, CurveKind, mean_curve, read_all
 from anomalib_clipad.compare.report.pictures import colour_bar_uri
@@ -31,13 +32,14 @@ class Chart:
     svg: str
 
 
-def page_text(output: Path, results: Sequence[DatasetResults], n_jobs: int) -> str:
+def page_text(output: Path, results: Sequence[DatasetResults], n_jobs: int, found: Sequence[Difference] = ()) -> str:
     """Return the page.
 
     Args:
         output: Folder of the comparison, for maps and curves.
         results: Results by dataset.
         n_jobs: Number of jobs of the grid, those that have not finished included.
+        found: Means beside what was expected of them.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -51,15 +53,23 @@ def page_text(output: Path, results: Sequence[DatasetResults], n_jobs: int) -> s
         "count": wording.count_text,
         "cost": wording.cost_texts,
         "share": _share,
+        "difference": wording.difference_texts,
     }
     environment.globals |= {
         "metric_groups": _metric_groups,
         "metric_name": wording.metric_name,
         "arguments": wording.model_arguments,
         "notes": wording.notes,
+        "sources": wording.sources,
         "colour_bar": colour_bar_uri(),
     }
-    sections = [_section(output, each, f"d{index}", len(results)) for index, each in enumerate(results)]
+    sections = [
+        {
+            **_section(output, each, f"d{index}", len(results)),
+            "differences": [one for one in found if one.expectation.dataset == each.name],
+        }
+        for index, each in enumerate(results)
+    ]
     return environment.get_template("page.html.jinja").render(
         sections=sections,
         n_jobs=n_jobs,

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from anomalib_clipad.compare.records import Record
+from anomalib_clipad.compare.report.differences import Difference
 from anomalib_clipad.compare.report.tables import Cell, DatasetResults
 from anomalib_clipad.compare.report.wording import (
     cell_text,
     circumstances,
     cost_texts,
+    difference_texts,
     fine_print,
     incomplete_note,
     mean_tables,
@@ -21,6 +23,7 @@ from anomalib_clipad.compare.report.wording import (
     metric_title,
     model_arguments,
     notes,
+    sources,
 )
 
 _JOB = ("job", "status", "model", "dataset", "category", "seed")
@@ -50,29 +53,32 @@ def csv_text(results: Sequence[DatasetResults]) -> str:
     return file.getvalue()
 
 
-def markdown_text(results: Sequence[DatasetResults], n_jobs: int) -> str:
+def markdown_text(results: Sequence[DatasetResults], n_jobs: int, found: Sequence[Difference] = ()) -> str:
     """Return the tables of each dataset: means, then each category, what they took, and what failed.
 
     Args:
         results: Results by dataset.
         n_jobs: Number of jobs of the grid, those that have not finished included.
+        found: Means beside what was expected of them.
     """
     n_finished = sum(len(each.records) for each in results)
     lines = ["# Comparison", ""]
     if n_finished < n_jobs:
         lines += [f"**{n_finished} of {n_jobs} jobs have finished; the tables are of these.**", ""]
     for each in results:
-        lines += _dataset(each)
+        lines += _dataset(each, [one for one in found if one.expectation.dataset == each.name])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _dataset(results: DatasetResults) -> list[str]:
+def _dataset(results: DatasetResults, found: Sequence[Difference]) -> list[str]:
     lines = [f"## {_plain(results.name)}", ""]
     if results.metrics:
         for categories in mean_tables(results):
             lines += [f"### {_plain(mean_title(results, categories))}", "", *_means(results, categories)]
-        if len(results.categories) > 1:
-            lines += ["### By category", "", *_by_category(results)]
+    if found:
+        lines += ["### Measured and expected", "", *_differences(found), "", _small_print(results), ""]
+    if results.metrics and len(results.categories) > 1:
+        lines += ["### By category", "", *_by_category(results)]
     if results.done():
         texts = {cost.model: cost_texts(cost) for cost in results.costs()}
         header = ["model", *next(iter(texts.values()))]
@@ -94,6 +100,15 @@ def _means(results: DatasetResults, categories: Sequence[str]) -> list[str]:
     rows = [[row.model, *map(_cell, row.cells.values())] for row in results.rows(categories)]
     note = incomplete_note(results, categories)
     return [*_table(header, rows), "", *([_plain(note), ""] if note else []), _small_print(results), ""]
+
+
+def _differences(found: Sequence[Difference]) -> list[str]:
+    texts = [difference_texts(each) for each in found]
+    rows = [
+        [each.expectation.model, *(f"**{text}**" if text == "no" else text for text in row.values())]
+        for each, row in zip(found, texts, strict=True)
+    ]
+    return [*_table(["× 100", *texts[0]], rows), "", _plain(sources(found))]
 
 
 def _by_category(results: DatasetResults) -> list[str]:

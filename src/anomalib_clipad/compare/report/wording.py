@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from anomalib_clipad.compare.records import Record
+from anomalib_clipad.compare.report.differences import Difference
 from anomalib_clipad.compare.report.tables import Cell, Cost, DatasetResults
 
 NO_VALUE = "–"
@@ -63,6 +64,41 @@ def mean_text(cell: Cell) -> str:
 def count_text(cell: Cell) -> str:
     """Return of how many runs a figure is the mean, in brackets; empty if of all, or of none."""
     return "" if cell.complete or not cell.n_runs else f"({cell.n_runs}/{cell.n_expected})"
+
+
+def difference_texts(difference: Difference) -> dict[str, str]:
+    """Return a measured mean beside what was expected of it, one text for each column of the table."""
+    expectation, points = difference.expectation, difference.points
+    missing = f"not measured ({difference.n_runs}/{len(expectation.jobs)} runs)"
+    return {
+        "metric": metric_title(expectation.metric),
+        "measured": NO_VALUE if difference.measured is None else f"{difference.measured:.1f}",
+        "expected": f"{expectation.figure:.1f}",
+        "difference": NO_VALUE if points is None else f"{points:+.1f}",
+        f"within ±{expectation.tolerance:g}": missing if points is None else _yes_no(difference.reached) or "",
+    }
+
+
+def difference_line(difference: Difference) -> str:
+    """Return an expected figure that was not reached in one line, for a terminal."""
+    expectation, texts = difference.expectation, difference_texts(difference)
+    what = f"{expectation.model} on {expectation.dataset}, {texts['metric']}"
+    if difference.points is None:
+        runs = f"{difference.n_runs} of {len(expectation.jobs)} runs have a value"
+        return f"Not measured: {what}: expected {texts['expected']}, {runs}."
+    return (
+        f"Not reached: {what}: measured {texts['measured']}, expected {texts['expected']}, difference "
+        f"{texts['difference']}, tolerance ±{expectation.tolerance:g}."
+    )
+
+
+def sources(found: Sequence[Difference]) -> str:
+    """Return where expected figures are from, each source once, with its models."""
+    models: dict[str, list[str]] = {}
+    for each in found:
+        named = models.setdefault(each.expectation.source.rstrip("."), [])
+        named += [each.expectation.model] if each.expectation.model not in named else []
+    return " ".join(f"Expected of {' · '.join(named)}: {source}." for source, named in models.items())
 
 
 def cost_texts(cost: Cost) -> dict[str, str]:

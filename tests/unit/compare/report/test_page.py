@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from anomalib_clipad.compare.records import Record
+from anomalib_clipad.compare.report.differences import differences
 from anomalib_clipad.compare.report.page import page_text
 from anomalib_clipad.compare.report.tables import by_dataset
 from anomalib_clipad.compare.report.wording import FINE_PRINT
-from comparisons import failed_job, job, write_comparison
+from comparisons import expectation, failed_job, job, write_comparison
 
 HOSTILE = "<script>alert('x')</script>\"&"
 
@@ -107,6 +108,23 @@ def test_every_table_of_figures_says_what_it_has_to_be_read_with(page: Source) -
     assert len(page.all("table")) == (1 + 0 + 1 + 1) + (2 + 1 + 1 + 1)
     for name in FINE_PRINT:
         assert page.text.count(f"{name}:") == 2 + 3  # under the means, both tables of VisA's together
+
+
+def test_expected_figures_stand_beside_measured_ones(page: Source, tmp_path: Path) -> None:
+    records = [job("SDP"), failed_job("SDP+")]
+    expected = [
+        expectation("SDP", "image_AUROC", 88.0, ["SDP-bottle-0"]),
+        expectation("SDP+", "image_AUROC", 90.0, ["SDP+-bottle-0"]),
+        expectation("not run", "image_AUROC", 90.0, ["x"]),
+    ]
+    output = write_comparison(tmp_path / "output", records)
+    shown = Source(page_text(output, by_dataset(records), 3, differences(expected, records)))
+    assert "metric measured expected difference within ±1" in shown.text
+    assert "SDP image AUROC 90.0 88.0 +2.0 no" in shown.text
+    assert "SDP+ image AUROC – 90.0 – not measured (0/1 runs)" in shown.text
+    assert "not run image AUROC –" in shown.text
+    assert "Expected of SDP · SDP+ · not run: a paper." in shown.text
+    assert "Measured and expected" not in page.text
 
 
 def test_what_lacks_is_said_first(page: Source, records: list[Record], tmp_path: Path) -> None:

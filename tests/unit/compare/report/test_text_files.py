@@ -11,10 +11,11 @@ from dataclasses import fields, replace
 import pytest
 
 from anomalib_clipad.compare.records import Measures, Record
+from anomalib_clipad.compare.report.differences import differences
 from anomalib_clipad.compare.report.tables import by_dataset
 from anomalib_clipad.compare.report.text_files import csv_text, markdown_text
 from anomalib_clipad.compare.report.wording import FINE_PRINT
-from comparisons import failed_job, job
+from comparisons import expectation, failed_job, job
 
 RECORDS = [
     job("SDP", "bottle", metrics={"pixel_AUPRO": 0.8, "image_AUROC": 0.9}),
@@ -99,6 +100,24 @@ def test_markdown_has_the_papers_form() -> None:
         ["cable", "WinCLIP", "–", "–"],
     ]
     assert found["Failed"][1] == ["WinCLIP", "cable, seed 0", "ValueError: two lines, | and &lt;b>"]
+
+
+def test_markdown_has_expected_figures_beside_measured_ones() -> None:
+    jobs = ["SDP-bottle-0", "SDP-cable-0"]
+    expected = [
+        expectation("SDP", "image_AUROC", 80.4, jobs),
+        expectation("SDP", "image_AUROC", 85.0, jobs),
+        expectation("SDP", "pixel_AUPRO", 75.3, jobs),
+    ]
+    text = markdown_text(by_dataset(RECORDS), 4, differences(expected, RECORDS))
+    assert tables(text)["Measured and expected"] == [
+        ["× 100", "metric", "measured", "expected", "difference", "within ±1"],
+        ["SDP", "image AUROC", "80.0", "80.4", "-0.4", "yes"],
+        ["SDP", "image AUROC", "80.0", "85.0", "-5.0", "**no**"],
+        ["SDP", "pixel AUPRO", "–", "75.3", "–", "not measured (1/2 runs)"],
+    ]
+    assert "\nExpected of SDP: a paper.\n" in text
+    assert "Measured and expected" not in markdown(RECORDS)
 
 
 def test_markdown_compares_what_every_model_finished() -> None:
