@@ -65,7 +65,8 @@ def _compare(options: Namespace) -> int:
     for record in failed:
         sys.stderr.write(f"Failed: {record.job}: {record.error}\n")
     sys.stdout.write(f"{len(records) - len(failed)} of {len(records)} jobs done. Report: {config.output}/index.html\n")
-    return 1 if failed or (options.check and not _check(Path(config.output), records)) else 0
+    reached = not options.check or _check(Path(config.output), records)
+    return 1 if failed or not reached else 0
 
 
 def _check(output: Path, records: "list[Record]") -> bool:

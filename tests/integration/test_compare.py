@@ -14,13 +14,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from anomalib.data.datasets.image.mvtecad import CATEGORIES as MVTEC_AD_CATEGORIES
+from anomalib.data.datasets.image.visa import CATEGORIES as VISA_CATEGORIES
 
 from anomalib_clipad.cli import main
 from anomalib_clipad.compare.records import read_grid, read_records
+from layouts import write_mvtec_ad, write_visa
 from tiny import BACKBONE
 
 pytestmark = pytest.mark.slow
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 COMMAND = str(Path(sys.executable).with_name("anomalib-clipad"))
 UNTRAINED = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False}
 TINY = {"backbone": BACKBONE}
@@ -199,6 +203,18 @@ def test_expected_figures_are_checked(folder):
     assert {path: path.stat().st_mtime_ns for path in (folder / "expecting/jobs").rglob("*")} == before
 
 
+def test_what_a_failed_job_leaves_unmeasured_is_said(folder, through, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    expected = {"impossible": {"drawn": {"image_AUROC": 50, "source": "nobody"}}}
+    arguments = ["--expected", json.dumps(expected), "--retry_failed", "false", "--check"]
+    with pytest.raises(SystemExit) as error:
+        main(["compare", "--config", "grid.yaml", "--output", "through", *arguments])
+    assert error.value.code == 1
+    message = "Not measured: impossible on drawn, image AUROC: expected 50.0, 0 of 2 runs have a value."
+    assert message in capsys.readouterr().err
+    assert "not measured (0/2 runs)" in (folder / "through/results.md").read_text()
+
+
 def test_without_an_expected_figure_there_is_nothing_to_check(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as error:
@@ -206,3 +222,29 @@ def test_without_an_expected_figure_there_is_nothing_to_check(folder, capsys, mo
     assert error.value.code == 2
     assert "Expected the config to have expected figures to check, but got none." in capsys.readouterr().err
     assert not (folder / "unchecked").exists()
+
+
+@pytest.mark.parametrize(("name", "categories"), [("mvtec", ["bottle", "cable"]), ("visa", ["candle"])])
+def test_the_papers_grid_runs_on_both_datasets_as_they_are_downloaded(tmp_path, monkeypatch, capsys, name, categories):
+    write_mvtec_ad(tmp_path / "datasets/MVTecAD", MVTEC_AD_CATEGORIES, n_good=1, n_defect=1)
+    write_visa(tmp_path / "datasets/visa", VISA_CATEGORIES, n_good=1, n_defect=1)
+    config = yaml.safe_load((CONFIGS / f"paper_{name}.yaml").read_text())
+    del config["models"]["WinCLIP"], config["expected"]["WinCLIP"]  # it needs an older open_clip and weights
+    for model in config["models"].values():
+        model["init_args"] = {**model["init_args"], "backbone": BACKBONE, "pretrained": None, "epochs": 1}
+    del config["models"]["SDP"]["init_args"]["epochs"]
+    [dataset] = config["datasets"].values()
+    dataset["categories"] = categories
+    dataset["init_args"]["num_workers"] = 0
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit) as exit_:
+        main(["compare", "--config", "paper.yaml", "--accelerator", "cpu"])
+
+    shown = capsys.readouterr()
+    assert exit_.value.code == 0, shown.err[-3000:]
+    assert f"{2 * len(categories)} of {2 * len(categories)} jobs done" in shown.out
+    assert "Needs: " in shown.err
+    tables = (tmp_path / f"results/paper/{name}/results.md").read_text()
+    assert ("| SDP+ | pixel PRO, 200 thresholds |" in tables) == (name == "mvtec")
