@@ -21,13 +21,14 @@ ONE_THREAD := OMP_NUM_THREADS=1
 UV := $(VENV)/bin/uv
 READY := $(VENV)/.ready
 READY_OPENCLIP2 := $(VENV_OPENCLIP2)/.ready
+READY_REAL := $(VENV_OPENCLIP2)/.ready-real
 READY_LOWEST := $(VENV_LOWEST)/.ready
 # A change of these installs again.
 PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart compare paper bench test test-lowest setup lint types pytest pytest-openclip2 format constraints clean
+.PHONY: help quickstart compare real paper bench test test-lowest setup lint types pytest pytest-openclip2 format constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -37,6 +38,9 @@ quickstart: $(READY) ## run SDP and SDP+ on synthetic products with the model th
 
 compare: $(READY) $(READY_OPENCLIP2) ## compare with WinCLIP's algorithm and PatchCore, offline; writes a page
 	$(VENV_OPENCLIP2)/bin/anomalib-clipad compare --config configs/compare_synthetic.yaml $(COMPARE_ARGS)
+
+real: $(READY_REAL) ## the same four on photographs of magnetic tiles, where they are, and of solar cells
+	$(VENV_OPENCLIP2)/bin/anomalib-clipad compare --config configs/real_photographs.yaml $(COMPARE_ARGS)
 
 paper: $(READY_OPENCLIP2) ## the paper's figures beside measured ones, on MVTec AD and VisA; downloads some GB, takes hours
 	status=0; for dataset in mvtec visa; do \
@@ -90,6 +94,11 @@ $(READY_OPENCLIP2): $(PROJECT) constraints-openclip2.txt | $(UV)
 		--constraint constraints-openclip2.txt --build-constraint constraints-openclip2.txt --editable '.[dev,compare]'
 	@touch $@
 
+# 91 MB of photographs that nothing else needs.
+$(READY_REAL): $(READY_OPENCLIP2)
+	$(UV) pip install --python $(VENV_OPENCLIP2)/bin/python --constraint constraints-openclip2.txt --editable '.[real]'
+	@touch $@
+
 $(READY_LOWEST): $(PROJECT) | $(UV)
 	$(VENV)/bin/python -m venv --without-pip $(VENV_LOWEST)
 	$(UV) pip install --compile-bytecode --python $(VENV_LOWEST)/bin/python --resolution lowest-direct \
@@ -104,7 +113,7 @@ constraints: $(UV) ## pin the newest versions in the constraints files
 	$(COMPILE) --extra dev --extra openvino --upgrade --output-file constraints.txt > /dev/null
 	cp constraints.txt constraints-openclip2.txt
 	echo 'open-clip-torch==2.24.0' | $(COMPILE) - --extra dev --extra openvino --extra compare \
-		--output-file constraints-openclip2.txt > /dev/null
+		--extra real --output-file constraints-openclip2.txt > /dev/null
 
 clean: ## remove the environments, caches and builds
 	rm -rf $(VENV) $(VENV_OPENCLIP2) $(VENV_LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -46,7 +46,7 @@ class LitePatchcore(Patchcore):
     Args:
         layers: Stages of the backbone; by default those of strides 8 and 16, as the paper's.
         coreset_sampling_ratio: As in the host's class.
-        image_size: Height and width of the input; the weights were trained at 224.
+        image_size: Height and width of the input; as the host's by default.
 
     Raises:
         ImportError: If the package with the weights is not installed.
@@ -56,7 +56,7 @@ class LitePatchcore(Patchcore):
         self,
         layers: Sequence[str] = ("blocks.2", "blocks.4"),
         coreset_sampling_ratio: float = 0.1,
-        image_size: tuple[int, int] = (224, 224),
+        image_size: tuple[int, int] = (256, 256),
     ) -> None:
         weights = load_weights(find_weights())
         timm.create_model(BACKBONE).load_state_dict(weights)  # strict: each tensor has its place, and none is left over

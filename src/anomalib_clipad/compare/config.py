@@ -40,11 +40,13 @@ class DatasetEntry:
         init_args: Arguments of the class, without the category.
         categories: Categories to compare on. By default all that the datamodule names; one that has no categories,
             such as ``Folder``, is one category under its own name.
+        skip_without: Folder without which the dataset is left out, with a word: for data that not everyone has.
     """
 
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
     categories: list[str] | None = None
+    skip_without: str | None = None
 
 
 Entry = TypeVar("Entry", ModelEntry, DatasetEntry)

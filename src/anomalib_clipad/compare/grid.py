@@ -49,6 +49,7 @@ class JobSpec:
         for option in ("trainer", "train_batch_size"):  # they came later: jobs without them stay what they were
             if not content["model_entry"][option]:
                 del content["model_entry"][option]
+        del content["dataset_entry"]["skip_without"]  # says where the job runs, not what it finds
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
         return f"{_slug(self.model)}-{_slug(self.dataset)}-{_slug(self.category)}-{self.seed}-{digest[:8]}"
 

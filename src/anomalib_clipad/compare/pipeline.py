@@ -5,7 +5,7 @@
 import logging
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TextIO
@@ -47,6 +47,7 @@ def compare(config: CompareConfig) -> list[Record]:
         ImportError: If WinCLIP is asked for and would be wrong.
         ValueError: If the config is wrong; nothing has run then.
     """
+    config = _without_missing_data(config)
     specs = expand(config)
     expected = expected_of(config, specs)
     for name, model in config.models.items():
@@ -96,6 +97,15 @@ def expected_of(config: CompareConfig, specs: list[JobSpec]) -> list[Expectation
         jobs.setdefault(spec.model, {}).setdefault(spec.dataset, []).append(spec.id)
     metrics = [metric.name for metric in make_metrics(reference_pro=config.reference_pro)]
     return expectations(config.expected, config.tolerance, jobs, metrics)
+
+
+def _without_missing_data(config: CompareConfig) -> CompareConfig:
+    """Leave out, with a word, the datasets whose folder is optional and not there."""
+    folders = {name: dataset.skip_without for name, dataset in config.datasets.items()}
+    missing = {name: folder for name, folder in folders.items() if folder is not None and not Path(folder).is_dir()}
+    for name, folder in missing.items():
+        sys.stderr.write(f"Skipped: {name}: no folder at {folder}.\n")
+    return replace(config, datasets={name: each for name, each in config.datasets.items() if name not in missing})
 
 
 def _train_heads(specs: list[JobSpec], place: Place, terminal: TextIO) -> None:

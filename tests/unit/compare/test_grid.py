@@ -52,9 +52,10 @@ def test_a_job_is_another_one_when_anything_about_it_changes():
     assert spec.id.startswith("sdp-wood-wood-42-")
 
 
-def test_what_is_expected_makes_no_other_job():
+def test_what_is_expected_or_may_be_skipped_makes_no_other_job():
     data = {"wood": {**SYNTHETIC, "categories": ["wood"]}}
     plain = make_config(MODELS, data)
+    data = {"wood": {**data["wood"], "skip_without": "somewhere"}}
     expecting = make_config(MODELS, data, expected={"SDP": {"wood": {"source": "x"}}}, tolerance=2.0, needs="a day")
     assert [spec.id for spec in expand(expecting)] == [spec.id for spec in expand(plain)]
 

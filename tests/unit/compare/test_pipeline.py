@@ -3,6 +3,7 @@
 """What is refused before a comparison starts."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -41,6 +42,22 @@ def test_nothing_is_written_for_a_wrong_grid(tmp_path, init_args, expected, mess
     with pytest.raises(ValueError, match=message):
         compare(make_config(models, data, output=str(tmp_path / "out"), expected=expected))
     assert not (tmp_path / "out").exists()
+
+
+def test_data_that_not_everyone_has_are_left_out_with_a_word(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "_runner", lambda generator, devices: Mock())
+    monkeypatch.setattr(pipeline, "write_report", Mock())
+    data = {"class_path": "anomalib_clipad.SyntheticDefects", "categories": ["wood"]}
+    there, gone = tmp_path / "there", tmp_path / "gone"
+    there.mkdir()
+    datasets = {"A": {**data, "skip_without": str(there)}, "B": {**data, "skip_without": str(gone)}, "C": data}
+    models = {"SDP": {"class_path": "anomalib_clipad.SDP"}}
+    output = tmp_path / "out"
+
+    compare(make_config(models, datasets, output=str(output)))
+
+    assert list(yaml.safe_load((output / "compare.yaml").read_text())["datasets"]) == ["A", "C"]
+    assert capsys.readouterr().err == f"Skipped: B: no folder at {gone}.\n"
 
 
 @pytest.mark.parametrize(
