@@ -21,10 +21,9 @@ COMMANDS = {
 }
 
 MEANING = (
-    "What this shows: a CLIP of 4.6 MB that learnt from captions alone, and was never told where a defect is, outlines "
-    "defects on products that it has not seen: not by the plain similarity of its patches to the text, but by SDP's "
-    "surgery, and better with the heads of SDP+, which were trained on other products. What it does not prove: these "
-    "are drawings, and a small model; on photographs of your product use the default backbone, and measure."
+    "What this shows: the pipeline works, and by the plain similarity of patches and text defects are not found where "
+    "SDP's surgery finds them. What it does not prove: these are drawings, and the patches of the embedded model were "
+    "supervised on masks of others; on photographs of your product use the default backbone, and measure."
 )
 
 
