@@ -57,14 +57,15 @@ def comparison(reports: dict[str, MetricsReport], metrics: tuple[str, ...] = ())
         metrics: Metrics to show; image AUROC, pixel AUROC and pixel AUPRO by default.
     """
     chosen = metrics or ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
-    table = Table(title="Products that clipad-tiny was not trained on, by " + ", ".join(reports))
+    title = "Products that clipad-tiny was not trained on, × 100"
+    table = Table(title=title, collapse_padding=True, pad_edge=False)  # fits 80 columns
     table.add_column("category", no_wrap=True)
     for metric in chosen:
         for name in reports:
-            table.add_column(f"{metric.replace('_', ' ')}\n{name}", justify="right")
+            table.add_column(f"{metric}\n{name}".replace("_", "\n"), justify="right", no_wrap=True)
     rows = {name: {row[0]: row[2] for row in report.rows()} for name, report in reports.items()}
     for category in next(iter(rows.values())):
-        values = [f"{rows[name][category][metric]:.3f}" for metric in chosen for name in reports]
+        values = [f"{100 * rows[name][category][metric]:.1f}" for metric in chosen for name in reports]
         table.add_row(category, *values, style="bold" if category == "mean" else None)
     return table
 

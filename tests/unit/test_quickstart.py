@@ -14,20 +14,22 @@ ROOT = Path(__file__).parents[2]
 
 
 def make_report(first: float, second: float) -> MetricsReport:
-    report = MetricsReport(["image_AUROC"])
-    report.add("brushed_metal", 5, {"image_AUROC": first})
-    report.add("gear", 5, {"image_AUROC": second})
+    metrics = ["image_AUROC", "pixel_AUROC", "pixel_AUPRO"]
+    report = MetricsReport(metrics)
+    report.add("brushed_metal", 5, dict.fromkeys(metrics, first))
+    report.add("gear", 5, dict.fromkeys(metrics, second))
     return report
 
 
-def test_models_stand_side_by_side_with_their_means():
+def test_models_stand_side_by_side_with_their_means_in_80_columns():
     console = Console(width=80, record=True)
+    reports = {"plain": make_report(0.1, 0.2), "SDP": make_report(0.5, 0.7), "SDP+": make_report(0.6, 1.0)}
 
-    console.print(comparison({"SDP": make_report(0.5, 0.7), "SDP+": make_report(0.6, 1.0)}, ("image_AUROC",)))
+    console.print(comparison(reports, ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")))
 
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
-    assert ["brushed_metal", "0.500", "0.600"] in rows
-    assert ["mean", "0.600", "0.800"] in rows
+    assert ["brushed_metal", *["10.0", "50.0", "60.0"] * 3] in rows
+    assert ["mean", *["15.0", "60.0", "80.0"] * 3] in rows
 
 
 @pytest.mark.parametrize("command", COMMANDS.values())
