@@ -5,7 +5,6 @@
 from collections.abc import Sequence
 from unittest.mock import patch
 
-import timm
 from anomalib.models import Patchcore, WinClip
 
 from anomalib_clipad.clip.backbone import load_backbone
@@ -59,7 +58,6 @@ class LitePatchcore(Patchcore):
         image_size: tuple[int, int] = (256, 256),
     ) -> None:
         weights = load_weights(find_weights())
-        timm.create_model(BACKBONE).load_state_dict(weights)  # strict: each tensor has its place, and none is left over
         super().__init__(
             backbone=BACKBONE,
             layers=layers,

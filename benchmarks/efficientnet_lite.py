@@ -5,7 +5,7 @@
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,8 +23,8 @@ BACKBONE = "tf_efficientnet_lite0"
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """What the weights were trained with: pixels from -1 to 1, not ImageNet's mean and deviation."""
 
-_STAGES = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks of each stage. The package counts them all in one row, timm within each stage."""
+_PLACES = [(stage, block) for stage, blocks in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(blocks)]
+"""Stage of each block and its number there: the package counts all blocks in one row, timm within each stage."""
 
 _STEM_AND_HEAD = {
     "_conv_stem": "conv_stem",
@@ -95,15 +95,8 @@ def _timm_name(name: str) -> str:
             module, _, parameter = name.partition(".")
             return f"{_STEM_AND_HEAD[module]}.{parameter}"
         number, module, parameter = int(in_block[1]), in_block[2], in_block[3]
-        stage, block = list(_places())[number]
+        stage, block = _PLACES[number]
         return f"blocks.{stage}.{block}.{(_BLOCK if number else _FIRST_BLOCK)[module]}.{parameter}"
     except LookupError as error:
         msg = f"Expected only tensors of EfficientNet-Lite0, but got {name}. Use the file {FILE} of {PACKAGE}."
         raise ValueError(msg) from error
-
-
-def _places() -> Iterator[tuple[int, int]]:
-    """Stage of each block and its number there, in order."""
-    for stage, blocks in enumerate(_STAGES):
-        for block in range(blocks):
-            yield stage, block

