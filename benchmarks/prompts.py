@@ -6,7 +6,7 @@
     python -m benchmarks.prompts --categories training
 
 The anomalous prompts of a kind of defect are the one phrase that a user would type. They and the general ones are put
-to the same images: the good ones and those with that kind of defect. Takes two minutes on two cores.
+to the same images: the good ones and those with that kind of defect.
 """
 
 import argparse
@@ -121,17 +121,24 @@ def run(categories: str, root: Path) -> None:
     names = SyntheticDefects(root, categories).categories
     print(strategy_distances(names).round(4).to_markdown(), "\n")
     general = SDP("clipad-tiny", text_cache_dir=False, post_processor=False)  # raw scores
-    ensembles = {kind: {"extends": "industrial", "anomalous_states": [phrase]} for kind, phrase in PHRASES.items()}
-    engines = {"general": general.collaborators.text_engine} | {
-        kind: TextEngine(general.collaborators.backbone, resolve_prompts(prompts), cache_dir=False)
-        for kind, prompts in ensembles.items()
+    # Of these only the anomalous vectors are used: the normal one is the general one, which is slow to encode.
+    engines = {
+        kind: TextEngine(
+            general.collaborators.backbone,
+            resolve_prompts({"extends": "industrial", "normal_states": ["{}"], "anomalous_states": [phrase]}),
+            cache_dir=False,
+        )
+        for kind, phrase in PHRASES.items()
     }
     rows = []
     for category in names:
         data = SyntheticDefects(root, [category], num_workers=0)
         data.prepare_data()
         data.setup()
-        scored = score(general, data, {name: engine.text_embeddings(category) for name, engine in engines.items()})
+        texts = {"general": general.collaborators.text_engine.text_embeddings(category)}
+        for kind, engine in engines.items():
+            texts[kind] = torch.stack([texts["general"][:, 0], engine.text_embeddings(category)[:, 1]], dim=1)
+        scored = score(general, data, texts)
         rows += [{"kind": kind, **compare_kind(kind, scored)} for kind in PHRASES]
     table = pd.DataFrame(rows).groupby("kind", sort=False).mean()
     table.loc["**mean**"] = table.mean()
