@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomalib_clipad import SDP, SyntheticDefects
-from anomalib_clipad.clip import load_backbone
+from anomalib_clipad.clip import load_backbone, surgery_tokens
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
 from anomalib_clipad.clip.representative import STRATEGIES
 from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.scoring.anomaly_map import class_probability, patch_scores, sdp_map
 
 PHRASES = {
     "scratch": "{} with a scratch",
@@ -63,22 +64,24 @@ class Scored(NamedTuple):
     def of(self, rows: pd.Series) -> "Scored":
         """Only some images."""
         chosen = torch.from_numpy(rows.to_numpy())
-        return Scored(self.kind[rows], *(values[chosen] for values in self[1:]))
+        return Scored(self.kind[rows], self.probability[chosen], self.anomaly_map[chosen], self.mask[chosen])
 
 
 @torch.inference_mode()
 def score(model: SDP, data: SyntheticDefects, texts: Mapping[str, Tensor]) -> dict[str, Scored]:
-    """Score the test images of the only category of ``data`` by each pair of text vectors (C, 2)."""
-    model.model.texts.replace(list(texts), torch.stack(list(texts.values())))
-    batches: list[ImageBatch] = list(data.test_dataloader())
+    """Score the test images of the only category of ``data`` by each pair of text vectors (C, 2), of equal tokens."""
+    sdp, batches = model.model, list(data.test_dataloader())
+    image = model.pre_processor(torch.cat([batch.image for batch in batches]))
+    tokens = surgery_tokens(sdp.visual, image, sdp.layers, sdp.taps)
+    size = (image.shape[-2], image.shape[-1])
     kind = pd.Series([Path(path).parent.name for batch in batches for path in batch.image_path])
     mask = torch.cat([batch.gt_mask for batch in batches])[:, None].float()
+    mask = functional.interpolate(mask, size)[:, 0].bool()  # nearest
     scored = {}
-    for index, name in enumerate(texts):
-        raw = [model(batch.image, torch.full((len(batch.image),), index)) for batch in batches]
-        anomaly_map = torch.cat([each.anomaly_map for each in raw])
-        resized = functional.interpolate(mask, anomaly_map.shape[-2:])[:, 0].bool()  # nearest
-        scored[name] = Scored(kind, torch.cat([each.pred_score for each in raw]), anomaly_map, resized)
+    for name, pair in texts.items():
+        scores = [patch_scores(layer, pair) for layer in tokens.surgery]
+        anomaly_map = sdp_map(scores, tokens.grid, size, sdp.sigma)
+        scored[name] = Scored(kind, class_probability(tokens.surgery[-1], pair), anomaly_map, mask)
     return scored
 
 
@@ -87,7 +90,7 @@ def compare_kind(kind: str, scored: Mapping[str, Scored]) -> dict[str, float]:
 
     "Among defects" is the AUROC by which the class token tells images of this kind from images of the other kinds.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     for name, chosen in (("general", scored["general"]), ("named", scored[kind])):
         own = chosen.of(chosen.kind.isin(["good", kind]))
         aupro = AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=0.3)
