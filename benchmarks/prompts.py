@@ -79,9 +79,9 @@ def score(model: SDP, data: SyntheticDefects, texts: Mapping[str, Tensor]) -> di
     mask = functional.interpolate(mask, size)[:, 0].bool()  # nearest
     scored = {}
     for name, pair in texts.items():
-        scores = [patch_scores(layer, pair) for layer in tokens.surgery]
+        scores = [patch_scores(layer, pair) for layer in tokens.embeddings]
         anomaly_map = sdp_map(scores, tokens.grid, size, sdp.sigma)
-        scored[name] = Scored(kind, class_probability(tokens.surgery[-1], pair), anomaly_map, mask)
+        scored[name] = Scored(kind, class_probability(tokens.embeddings[-1], pair), anomaly_map, mask)
     return scored
 
 

@@ -23,19 +23,19 @@ def measure(setting: Setting) -> list[Row]:
 
     def after_tower() -> InferenceBatch:
         texts = sdp.texts(None)
-        scores = [patch_scores(layer, texts) for layer in tokens.surgery]
+        scores = [patch_scores(layer, texts) for layer in tokens.embeddings]
         raw = InferenceBatch(
-            pred_score=class_probability(tokens.surgery[-1], texts),
+            pred_score=class_probability(tokens.embeddings[-1], texts),
             anomaly_map=sdp_map(scores, tokens.grid, size, sdp.sigma),
         )
         return post_processor(raw)
 
     def after_tower_plus() -> InferenceBatch:
         texts = plus.texts(None)
-        scores = [patch_scores(layer, texts) for layer in tokens.surgery]
-        logits = [head_logits(layer, texts) for layer in plus.heads([layer[:, 1:] for layer in tokens.original])]
+        scores = [patch_scores(layer, texts) for layer in tokens.embeddings]
+        logits = [head_logits(layer, texts) for layer in plus.heads(tokens.patches)]
         raw = InferenceBatch(
-            pred_score=class_probability(tokens.surgery[-1], texts),
+            pred_score=class_probability(tokens.embeddings[-1], texts),
             anomaly_map=sdp_map(scores, tokens.grid, size, plus.sigma, logits),
         )
         return post_processor(raw)

@@ -24,8 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
             "compare", _compare_parser(full="compare" in given), help="run a grid of models and datasets; see configs/"
         )
         commands.add_subcommand("report", _report_parser(), help="write the report of a comparison again")
+        commands.add_subcommand("backbones", _backbones_parser(), help="list the backbones with their size and cost")
         options = parser.parse_args(given)
-        run = {"compare": _compare, "report": _report}[options.subcommand]
+        run = {"compare": _compare, "report": _report, "backbones": _backbones}[options.subcommand]
         status = run(options[options.subcommand])
     except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
@@ -49,6 +50,28 @@ def _report_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Write results.csv, results.md and index.html from the records.")
     parser.add_argument("output", type=Path, help="folder of the comparison")
     return parser
+
+
+def _backbones_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="List the backbones that models accept, with their size and relative cost.")
+    parser.add_argument("match", nargs="?", default="", help="only those whose names contain this, such as siglip2")
+    parser.add_argument("--refused", action="store_true", help="list open_clip's other models, and why they are none")
+    return parser
+
+
+def _backbones(options: Namespace) -> int:
+    import pandas as pd
+
+    from anomalib_clipad.clip.catalogue import refused, supported
+
+    rows = refused(options.match) if options.refused else list(supported(options.match))
+    if not rows:
+        kind = "refused" if options.refused else "supported"
+        msg = f"Expected part of the name of a {kind} backbone, but got {options.match!r}. Leave it out to list all."
+        raise ValueError(msg)
+    table = pd.DataFrame(rows.items(), columns=["name", "problem"]) if isinstance(rows, dict) else pd.DataFrame(rows)
+    sys.stdout.write(table.to_string(index=False) + "\n")
+    return 0
 
 
 def _compare(options: Namespace) -> int:

@@ -48,7 +48,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-OPEN_CLIP_IMPORTERS = ("clip.backbone", "clip.sources")
+OPEN_CLIP_IMPORTERS = ("clip.architectures", "clip.backbone", "clip.catalogue", "clip.sources")
 STRINGS_ONLY = "clip.prompts"
 
 

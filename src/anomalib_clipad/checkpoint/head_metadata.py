@@ -33,8 +33,8 @@ class HeadsMetadata:
     """What heads were made for, which is checked, and how, which is for the reader.
 
     ``pretrained`` is a tag, a file or ``None`` for weights that ship with the package, ``fingerprint`` their
-    backbone's, ``layers`` are 1-based and ascending; ``auxiliary`` and ``categories`` name what the heads were trained
-    on.
+    backbone's, ``layers`` are 1-based and ascending, ``family`` is that of the tower; ``auxiliary`` and ``categories``
+    name what the heads were trained on.
 
     Example:
         >>> metadata = HeadsMetadata("clipad-tiny", None, fingerprint="f00d", layers=(2, 4), taps="reference")
@@ -47,6 +47,7 @@ class HeadsMetadata:
     fingerprint: str
     layers: tuple[int, ...]
     taps: Taps
+    family: str | None = None
     auxiliary: str | None = None
     categories: tuple[str, ...] = ()
     prompts: str | None = None

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading of frozen CLIP models."""
 
-import difflib
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,9 @@ import torch
 from torch import Tensor
 
 from anomalib_clipad.clip import embedded, sources
-from anomalib_clipad.clip.vision_tower import SUPPORTED_TOWERS, check_tower
+from anomalib_clipad.clip.architectures import LazyTokenizer, Tokenizer, build_model, find_config
+from anomalib_clipad.clip.towers import describe_tower
+from anomalib_clipad.clip.vision_tower import VisionTower, native_size
 from anomalib_clipad.clip.weights import is_openai_format, load_weights, read_weights
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_BACKBONE = "ViT-B-16-plus-240"
 """The paper's; with the first of its tags, ``laion400m_e31``."""
 RANDOM = "random"
-_QUICK_GELU_SUFFIX = "-quickgelu"
-_RANDOM_SEED = 0
-_ATTENTION_OPTIONS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn")
-
-Tokenizer = Callable[[str | list[str]], Tensor]
+_CLIP_LOGIT_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -42,32 +38,47 @@ class Backbone:
 
     name: str
     pretrained: str | None
-    model: open_clip.CLIP
+    model: open_clip.CLIP | open_clip.CustomTextCLIP
     tokenizer: Tokenizer
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     image_size: tuple[int, int]
 
+    @cached_property
+    def tower(self) -> VisionTower:
+        """What the surgery walks."""
+        return describe_tower(self.model.visual)
+
+    @property
+    def logit_scale(self) -> float:
+        """By what cosines are multiplied before a softmax over two texts.
+
+        CLIP models are trained towards 100, which the paper takes. Those trained by a sigmoid of each pair (SigLIP)
+        have learnt a scale of their own; their bias is the same for both texts and has no part in a softmax.
+        """
+        if getattr(self.model, "logit_bias", None) is None:
+            return _CLIP_LOGIT_SCALE
+        return float(self.model.logit_scale.exp())
+
     @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
-        height, width = self.model.visual.conv1.kernel_size
-        return height, width
+        return self.tower.patch_size
 
     @property
     def width(self) -> int:
         """Width D of the vision tower's tokens."""
-        return self.model.visual.conv1.out_channels
+        return self.tower.width
 
     @property
     def embed_dim(self) -> int:
         """Dimension C of the joint embedding space."""
-        return self.model.visual.proj.shape[1]
+        return self.tower.embed_dim
 
     @property
     def depth(self) -> int:
         """Number of transformer blocks of the vision tower."""
-        return len(self.model.visual.transformer.resblocks)
+        return self.tower.depth
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,9 +105,10 @@ def load_backbone(
             as has any with the tag ``openai`` or a local file in OpenAI's format.
         pretrained: One of open_clip's tags for the architecture, which is downloaded at first use; a local file
             (``.safetensors``, or a state dict written by ``torch.save``), which needs no network and is taken to
-            expect CLIP's usual image normalisation; ``"random"`` for untrained weights, always the same ones, to
-            learn the chance level of a metric; or ``None`` for the weights that ship with the package or are in the
-            folder or repository, for any other architecture ``openai`` or else the first tag that open_clip lists.
+            expect the image normalisation of the architecture's first tag; ``"random"`` for untrained weights, always
+            the same ones, to learn the chance level of a metric; or ``None`` for the weights that ship with the package
+            or are in the folder or repository, for any other architecture ``openai`` or else the first tag that
+            open_clip lists.
         device: Where to put the model.
 
     Returns:
@@ -115,7 +127,7 @@ def load_backbone(
     """
     if not sources.is_published(name):
         name = name.replace("/", "-")  # OpenAI writes ViT-B/16
-    config = _find_config(name)
+    config = find_config(name)
     weights = _find_weights(name, pretrained)
     # open_clip 3 only warns when a tag was trained with another activation than the architecture's.
     config["quick_gelu"] = config.get("quick_gelu", False) or weights.settings.get("quick_gelu", False)
@@ -123,7 +135,7 @@ def load_backbone(
         logger.warning("%s is in OpenAI's format: %s runs with QuickGELU, as %s-quickgelu.", weights.source, name, name)
         config["quick_gelu"] = True
 
-    model = _build_model(config)
+    model = build_model(config)
     if weights.state is None:
         logger.warning("Backbone %s has random weights: its scores are at chance level.", name)
     else:
@@ -132,17 +144,11 @@ def load_backbone(
         name=sources.short_name(name),
         pretrained=weights.pretrained,
         model=model.requires_grad_(False).eval().to(device),
-        tokenizer=_build_tokenizer(name, config),
+        tokenizer=LazyTokenizer(name, config),
         mean=tuple(weights.settings.get("mean", open_clip.OPENAI_DATASET_MEAN)),
         std=tuple(weights.settings.get("std", open_clip.OPENAI_DATASET_STD)),
-        image_size=tuple(model.visual.image_size),
+        image_size=native_size(describe_tower(model.visual)),
     )
-
-
-def list_backbones() -> tuple[str, ...]:
-    """Names that :func:`load_backbone` accepts, those that ship with the package first."""
-    known = (name for name in open_clip.list_models() if name not in embedded.NAMES)
-    return (*embedded.NAMES, *(name for name in known if _find_problem(open_clip.get_model_config(name)) is None))
 
 
 class _Weights(NamedTuple):
@@ -154,45 +160,6 @@ class _Weights(NamedTuple):
     settings: dict[str, Any]
 
 
-def _find_config(name: str) -> dict[str, Any]:
-    """Look up the configuration of an architecture in open_clip's format; ValueError if there is no supported one."""
-    if name in embedded.NAMES:
-        return dict(embedded.config(name))
-    published = sources.is_published(name)
-    config = sources.published_config(name)["model_cfg"] if published else open_clip.get_model_config(name)
-    if config is None and name.endswith(_QUICK_GELU_SUFFIX):
-        # Not every version of open_clip lists every architecture under this name too.
-        config = open_clip.get_model_config(name.removesuffix(_QUICK_GELU_SUFFIX))
-        config = config and {**config, "quick_gelu": True}
-    if config is None:
-        close = difflib.get_close_matches(name, list_backbones(), n=3, cutoff=0.5) or list(embedded.NAMES)
-        msg = (
-            f"Expected backbone to be a known architecture, but got {name!r}. Close to it: {', '.join(close)}. "
-            "All are listed by anomalib_clipad.list_backbones()."
-        )
-        raise ValueError(msg)
-    problem = _find_problem(config, published=published)
-    if problem is not None:
-        msg = f"Expected backbone to have {SUPPORTED_TOWERS}, but got {name!r}, which has {problem}."
-        raise ValueError(msg)
-    return config
-
-
-def _find_problem(config: dict[str, Any], *, published: bool = False) -> str | None:
-    """Say what is unsupported about an architecture before it is built or downloaded, or return ``None``."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    problems = {
-        "an image tower of timm": "timm_model_name" in vision,
-        "a ResNet image tower": isinstance(vision.get("layers"), list),
-        "attentional pooling": bool(vision.get("attentional_pool")),
-        "attention with norms or scales of its own": any(vision.get(option) for option in _ATTENTION_OPTIONS),
-        "no class-token pooling": vision.get("pool_type", "tok") != "tok",
-        "a text tower of its own kind": bool(config.get("custom_text")) or "hf_model_name" in text,
-        "a tokenizer of its own": published and "hf_tokenizer_name" in text,
-    }
-    return next((problem for problem, found in problems.items() if found), None)
-
-
 def _find_weights(name: str, pretrained: str | Path | None) -> _Weights:
     """Read the weights that ``pretrained`` stands for."""
     if pretrained is None and name in embedded.NAMES:
@@ -201,7 +168,7 @@ def _find_weights(name: str, pretrained: str | Path | None) -> _Weights:
         file = sources.published_weights(name)
         return _Weights(None, read_weights(file), str(file), sources.published_config(name).get("preprocess_cfg", {}))
     if pretrained == RANDOM:
-        return _Weights(RANDOM, None, RANDOM, {})
+        return _Weights(RANDOM, None, RANDOM, _normalisation(name))
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None and tags:
         pretrained = "openai" if "openai" in tags else tags[0]
@@ -215,7 +182,14 @@ def _find_weights(name: str, pretrained: str | Path | None) -> _Weights:
             f"Tags of {name}: {', '.join(tags) or 'none'}."
         )
         raise ValueError(msg)
-    return _Weights(str(pretrained), read_weights(path), str(path), {})
+    return _Weights(str(pretrained), read_weights(path), str(path), _normalisation(name))
+
+
+def _normalisation(name: str) -> dict[str, Any]:
+    """Mean and standard deviation that images of an architecture are normalised with: those of its first tag."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    settings = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
+    return {key: settings[key] for key in ("mean", "std") if key in settings}
 
 
 def _download_weights(name: str, tag: str) -> _Weights:
@@ -227,19 +201,3 @@ def _download_weights(name: str, tag: str) -> _Weights:
     # them do not note the activation of these models.
     openai = tag.lower() == "openai"
     return _Weights(tag, read_weights(path, allow_torchscript=openai), str(path), {"quick_gelu": openai, **settings})
-
-
-def _build_model(config: dict[str, Any]) -> open_clip.CLIP:
-    """Build a CLIP with random weights, the same at every call, without touching the global random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        model = open_clip.CLIP(**{key: value for key, value in config.items() if key != "custom_text"})
-    check_tower(model.visual)
-    return model
-
-
-def _build_tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
-    if name in open_clip.list_models():
-        return open_clip.get_tokenizer(name)
-    text = config["text_cfg"]
-    return open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))

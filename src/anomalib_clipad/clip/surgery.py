@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from anomalib_clipad.clip.vision_tower import Block, check_tower, embed_image, project_tokens
+from anomalib_clipad.clip.towers import describe_tower
+from anomalib_clipad.clip.vision_tower import VisionTower
 
 NUM_STAGES = 4
 
@@ -23,16 +23,16 @@ Paths = Literal["both", "surgery", "original"]
 
 
 class SurgeryTokens(NamedTuple):
-    """What the dual path yields at each tapped layer, ascending; the list of a path left out is empty.
+    """What the dual path yields at each tapped layer, ascending; a list that was not asked for is empty.
 
-    ``surgery`` holds tokens of the surgery path in the joint embedding space, not normalised, ``(B, 1 + N, C)``, with
-    the class token of the original path; ``original`` those of the original path, ``(B, 1 + N, D)``. N is the product
-    of ``grid``.
+    ``embeddings`` (B, 1 + N, C) are in the joint embedding space, not normalised: the image's, by the original path,
+    and those of its patches, by the surgery path. ``patches`` (B, N, D) are the tokens of the original path. N is the
+    product of ``grid``.
     """
 
     layers: tuple[int, ...]
-    surgery: list[Tensor]
-    original: list[Tensor]
+    embeddings: list[Tensor]
+    patches: list[Tensor]
     grid: tuple[int, int]
 
 
@@ -71,6 +71,8 @@ def surgery_tokens(
     taps: Taps = "reference",
     stages: int = NUM_STAGES,
     paths: Paths = "both",
+    *,
+    architecture_surgery: bool = True,
 ) -> SurgeryTokens:
     """Run the original path and the surgery path of a vision tower side by side.
 
@@ -79,7 +81,7 @@ def surgery_tokens(
     done. Nothing is done in place: gradients flow wherever the caller allows them.
 
     Args:
-        visual: open_clip ``VisionTransformer``. It is not altered.
+        visual: Vision tower of an open_clip model: one that :func:`describe_tower` knows. It is not altered.
         image: Normalised images ``(B, 3, H, W)``; H and W need not be equal, nor those the tower was trained with,
             but the patch size must divide them.
         layers: Tapped layers, 1-based, negative ones from the end; ``None`` for the last one of each stage.
@@ -88,60 +90,71 @@ def surgery_tokens(
             authors' implementation are in place and reach the tensor it has stored, and the paper's results were
             made that way.
         stages: Number of stages; with one the surgery path never restarts.
-        paths: Which tokens are wanted. Heads train on the ``"original"`` ones; SDP without heads needs those of the
-            ``"surgery"`` path, for which the last block computes nothing but the class token of the original one.
+        paths: What is wanted. Heads train on the patches of the ``"original"`` path; SDP without heads needs the
+            embeddings of the ``"surgery"`` path, for which the last block of a tower with class-token pooling computes
+            nothing but the class token of the original one.
+        architecture_surgery: If False, an ablation, the embeddings of patches are those of the original path.
 
     Returns:
-        Tokens of the wanted paths at the tapped layers.
+        What is wanted at the tapped layers.
 
     Raises:
-        TypeError: If the tower is not supported.
+        UnsupportedTowerError: If the tower is not supported; a TypeError.
         ValueError: If ``layers``, ``taps``, ``stages``, ``paths`` or the image size is invalid.
     """
-    tower = check_tower(visual)
+    tower = describe_tower(visual)
     _check_choice("taps", taps, get_args(Taps))
     _check_choice("paths", paths, get_args(Paths))
-    depth = len(tower.transformer.resblocks)
+    depth, prefix = tower.depth, tower.prefix
     tapped = normalise_layers(layers, depth, stages)
     stage_starts = {1, *(end + 1 for end in stage_ends(depth, stages))}
-    contributing = set() if paths == "original" else _contributing_layers(tapped, depth, stages)
-    # The reference's tap needs the attention, and nothing else, of one more block.
-    blocks = list(tower.transformer.resblocks)[: tapped[-1] + (taps == "reference")]
+    embedded = paths != "original"
+    contributing = _contributing_layers(tapped, depth, stages) if embedded and architecture_surgery else set()
+    patches_wanted = paths != "surgery" or not architecture_surgery
+    # The reference's tap needs the attention, and nothing else, of one more block; pooling needs all blocks.
+    pooled = embedded and not tower.class_token
 
-    tokens, grid = embed_image(tower, image)
+    tokens, grid = tower.embed(image)
+    blocks = list(tower.blocks(grid))[: None if pooled else tapped[-1] + (taps == "reference")]
     surgery_path: list[Tensor] = []
     original_path: list[Tensor] = []
     stage_sum = tokens.new_zeros(())  # replaced by the first layer of every stage
     for layer, block in enumerate(blocks, start=1):
-        query, key, value = _project(block, tokens)
-        if paths == "surgery" and layer == len(blocks):
-            query, tokens = query[:, :, :1], tokens[:, :1]  # the class token; no block follows that reads the patches
-        tokens = tokens + _attend(block, query, key, value)
+        query, key, value = block.project(tokens)
+        bias = block.bias
+        if layer == len(blocks) and not (patches_wanted or pooled):
+            # The class token alone; no block follows that reads the patches.
+            query, tokens, bias = query[:, :, :1], tokens[:, :1], None if bias is None else bias[:, :, :1]
+        tokens = tokens + block.attend(query, key, value, bias)
         if taps == "reference" and layer - 1 in tapped:
-            original_path.append(_tapped(tokens, paths))
-        if layer > tapped[-1]:
+            original_path.append(_kept(tokens, patches=patches_wanted))
+        if layer > tapped[-1] and not pooled:
             break
         if layer in contributing:
-            # Patches attend to the class token, but its own row is replaced below, so only patches are queries.
-            contribution = _attend(block, value[:, :, 1:], value, value)
+            # Patches attend to the class token too, but only they are queries: it is that of the original path.
+            contribution = block.attend(value[:, :, prefix:], value, value)
             stage_sum = contribution if layer in stage_starts else stage_sum + contribution
-        tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-        if layer in tapped:
-            if layer in contributing:
-                surgery_path.append(stage_sum)
-            if taps == "block" or layer == depth:
-                original_path.append(_tapped(tokens, paths))
+            surgery_path += [stage_sum] if layer in tapped else []
+        tokens = tokens + block.feed_forward(tokens)
+        if layer in tapped and (taps == "block" or layer == depth):
+            original_path.append(_kept(tokens, patches=patches_wanted))
 
-    embeddings = [
-        project_tokens(tower, torch.cat([original[:, :1], patches], dim=1))
-        for original, patches in zip(original_path, surgery_path, strict=paths != "original")
-    ]
-    return SurgeryTokens(tapped, embeddings, [] if paths == "surgery" else original_path, grid)
+    patches = [tapped_tokens[:, prefix:] for tapped_tokens in original_path]
+    embeddings: list[Tensor] = []
+    if embedded:
+        images = [tower.pool(tokens)[:, None]] * len(tapped) if pooled else _class_tokens(tower, original_path)
+        pairs = zip(images, surgery_path if architecture_surgery else patches, strict=True)
+        embeddings = [torch.cat([whole, tower.project(parts)], dim=1) for whole, parts in pairs]
+    return SurgeryTokens(tapped, embeddings, patches if paths != "surgery" else [], grid)
 
 
-def _tapped(tokens: Tensor, paths: Paths) -> Tensor:
-    """What is kept of a tapped layer: all tokens, or a copy of the class token, which lets go of the others."""
-    return tokens[:, :1].clone() if paths == "surgery" else tokens
+def _kept(tokens: Tensor, *, patches: bool) -> Tensor:
+    """What is kept of a tapped layer: all tokens, or a copy of the first one, which lets go of the others."""
+    return tokens if patches else tokens[:, :1].clone()
+
+
+def _class_tokens(tower: VisionTower, layers: list[Tensor]) -> list[Tensor]:
+    return [tower.project(tokens[:, :1]) for tokens in layers]
 
 
 def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
@@ -154,17 +167,3 @@ def _contributing_layers(tapped: Sequence[int], depth: int, stages: int) -> set[
     """Layers whose values reach a tapped layer: from the start of its stage up to itself."""
     ends = (0, *stage_ends(depth, stages))
     return {layer for tap in tapped for layer in range(max(end for end in ends if end < tap) + 1, tap + 1)}
-
-
-def _project(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute queries, keys and values of a block's input ``(B, 1 + N, D)``, each ``(B, heads, 1 + N, D / heads)``."""
-    attn = block.attn
-    packed = functional.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias)
-    query, key, value = packed.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return query, key, value
-
-
-def _attend(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Compute the attention residual of a block for queries ``(B, heads, M, D / heads)``, of shape ``(B, M, D)``."""
-    mixed = functional.scaled_dot_product_attention(query, key, value)
-    return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))

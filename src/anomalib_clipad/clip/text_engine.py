@@ -18,7 +18,7 @@ from anomalib_clipad.clip.backbone import Backbone
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.representative import select_representative, strategy_parameters
 from anomalib_clipad.clip.text_cache import TextCache, cache_key, resolve_cache_dir
-from anomalib_clipad.clip.text_tower import encode_tokens
+from anomalib_clipad.clip.text_tower import encode_tokens, prompt_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +119,10 @@ class TextEngine:
         model = self.backbone.model
         device = next(model.parameters()).device
         tokens = self.backbone.tokenizer(prompts)
-        self._warn_of_cut_prompts(tokens, class_words)
+        lengths = prompt_lengths(tokens, self.backbone.tokenizer("")[0])
+        self._warn_of_cut_prompts(lengths, tokens.shape[1], class_words)
         # Prompts of similar length share a batch, so that each batch is cut as short as it can be.
-        order = tokens.argmax(dim=-1).argsort(stable=True)
+        order = lengths.argsort(stable=True)
         encoded = []
         with (
             # The caller's autocast must not decide the precision of what is cached.
@@ -153,16 +154,15 @@ class TextEngine:
             )
 
     @staticmethod
-    def _warn_of_cut_prompts(tokens: Tensor, class_words: str) -> None:
-        # Tokenizers cut silently, and what is cut may be the words that tell normal from anomalous. A prompt that is
-        # full ends with the end-of-text token, the highest id, in the last place.
-        full = int((tokens.argmax(dim=-1) == tokens.shape[1] - 1).sum())
+    def _warn_of_cut_prompts(lengths: Tensor, context: int, class_words: str) -> None:
+        # Tokenizers cut silently, and what is cut may be the words that tell normal from anomalous.
+        full = int((lengths >= context).sum())
         if full:
             logger.warning(
                 "%d of %d prompts for %r fill the text tower's context of %d tokens and may have been cut. "
                 "Use a shorter class name or shorter prompts.",
                 full,
-                len(tokens),
+                len(lengths),
                 class_words,
-                tokens.shape[1],
+                context,
             )

@@ -37,6 +37,18 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     return F.normalize(embeddings.float(), dim=-1)
 
 
+def prompt_lengths(tokens: Tensor, empty: Tensor) -> Tensor:
+    """Count the tokens (K,) of prompts (K, T) up to the end of the text; ``empty`` (T,) are those of an empty prompt.
+
+    A prompt as long as the context may have been cut.
+    """
+    padding = empty[-1]
+    places = torch.arange(1, tokens.shape[1] + 1)
+    lengths = ((tokens != padding) * places).amax(dim=-1)
+    # SigLIP's tokenizers end a text with what they pad with.
+    return lengths + 1 if bool((empty == padding).all()) else lengths
+
+
 def _obstacle_to_cutting(tower: nn.Module) -> str | None:
     """Say why the padding has to stay, or None if it can be cut."""
     missing = [part for part in _TOWER_PARTS if not hasattr(tower, part)]

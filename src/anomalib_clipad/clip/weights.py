@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 _OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 # Entries that other programs store beside the weights; none is a parameter of the model.
-_EXTRA_ENTRIES = (*_OPENAI_ENTRIES, "visual.attn_mask", "attn_mask")
+_EXTRA_ENTRIES = (*_OPENAI_ENTRIES, "visual.attn_mask", "attn_mask", "text.transformer.embeddings.position_ids")
+# CoCa's decoder writes captions, which nothing here needs.
+_EXTRA_PREFIX = "text_decoder."
+# The text tower lies in `text` where it is one of its own; files of other models have its parts beside the image tower.
+_TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding", "transformer.", "ln_final.")
 # Modules of which trainers put objects into their checkpoints.
 _TRAINERS = r"numpy|argparse|pathlib|collections|omegaconf|lightning|pytorch_lightning"
 
@@ -85,7 +89,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, sou
     The error message says the ``name`` of the architecture and the ``source`` of the weights.
     """
     expected = model.state_dict()
-    given = {key: value for key, value in weights.items() if key in expected or key not in _EXTRA_ENTRIES}
+    if any(key.startswith("text.") for key in expected) and "positional_embedding" in weights:
+        weights = {f"text.{key}" if key.startswith(_TEXT_PARTS) else key: value for key, value in weights.items()}
+    given = {
+        key: value
+        for key, value in weights.items()
+        if key in expected or not (key in _EXTRA_ENTRIES or key.startswith(_EXTRA_PREFIX))
+    }
     problem = _find_mismatch(expected, given)
     if problem is not None:
         msg = (

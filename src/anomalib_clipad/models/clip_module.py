@@ -64,7 +64,8 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipPrediction):
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled
         visual = collaborators.backbone.model.visual
-        self.model = SDPModel(visual, sigma=collaborators.sigma(sigma), **settings)
+        scale = collaborators.backbone.logit_scale
+        self.model = SDPModel(visual, sigma=collaborators.sigma(sigma), logit_scale=scale, **settings)
         self.borrowed = Borrowed()
         self._set_up_loading()
 

@@ -87,7 +87,7 @@ def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> 
         msg = f"Expected image_size to be one number of pixels, or a height and a width, but got {image_size!r}."
         raise ValueError(msg)
     height, width = sides
-    patch_grid(backbone.model.visual, (height, width))
+    patch_grid(backbone.patch_size, (height, width))
     return height, width
 
 

@@ -285,6 +285,7 @@ class SDPPlus(ClipModule, AnomalibModule):
             clip.fingerprint,
             self.model.layers,
             self.model.taps,
+            clip.tower.family,
             auxiliary=", ".join(getattr(datamodule, "auxiliary_names", ())) or None,
             categories=tuple(getattr(datamodule, "auxiliary_categories", ())),
             prompts=str(self.hparams.get("prompts") or "industrial"),

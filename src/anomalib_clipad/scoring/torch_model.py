@@ -8,8 +8,8 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from anomalib_clipad.clip.surgery import NUM_STAGES, Paths, SurgeryTokens, Taps, normalise_layers, surgery_tokens
-from anomalib_clipad.clip.vision_tower import check_tower, project_tokens
+from anomalib_clipad.clip.surgery import NUM_STAGES, Taps, normalise_layers, surgery_tokens
+from anomalib_clipad.clip.towers import describe_tower
 from anomalib_clipad.scoring.anomaly_map import class_probability, head_logit_map, head_logits, patch_scores, sdp_map
 from anomalib_clipad.scoring.class_texts import ClassTexts
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
@@ -20,8 +20,9 @@ class SDPModel(nn.Module):
 
     The tower ``visual`` is frozen by the caller and not altered; there is one head for each tapped layer. Layers and
     taps are those of :func:`~anomalib_clipad.clip.surgery_tokens`; ``sigma`` is in pixels of the input; SDP's maps have
-    weight 1, those of the heads ``head_weight``, which is 1 in the paper. Each of the last three arguments makes an
-    ablation if False: one stage, scores of the original path's tokens, texts of equal weight.
+    weight 1, those of the heads ``head_weight``, which is 1 in the paper; ``logit_scale`` is that of the image's
+    probability, see ``Backbone``. Each of the last three arguments makes an ablation if False: one stage, scores of the
+    original path's tokens, texts of equal weight.
     """
 
     def __init__(
@@ -32,23 +33,25 @@ class SDPModel(nn.Module):
         taps: Taps = "reference",
         sigma: float = 8.0,
         head_weight: float = 1.0,
+        logit_scale: float = 100.0,
         *,
         staged: bool = True,
         architecture_surgery: bool = True,
         feature_surgery: bool = True,
     ) -> None:
         super().__init__()
-        tower = check_tower(visual)
+        tower = describe_tower(visual)
         self.visual = visual
         self.heads = heads
-        self.layers = normalise_layers(layers, depth=len(tower.transformer.resblocks))
+        self.layers = normalise_layers(layers, depth=tower.depth)
         self.taps: Taps = taps
         self.sigma = sigma
         self.head_weight = head_weight
+        self.logit_scale = logit_scale
         self.staged = staged
         self.architecture_surgery = architecture_surgery
         self.feature_surgery = feature_surgery
-        self.texts = ClassTexts(tower.proj.shape[1])
+        self.texts = ClassTexts(tower.embed_dim)
 
     def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Score normalised images (B, 3, H, W), each of the class (B,) that points into ``texts.names``.
@@ -57,28 +60,30 @@ class SDPModel(nn.Module):
         with the maximum of ``anomaly_map`` (B, H, W) in [0, 1].
         """
         texts = self.texts(class_index, image.shape[0])
-        stages = NUM_STAGES if self.staged else 1
-        paths: Paths = "surgery" if self.heads is None else "both"
-        if not self.architecture_surgery:
-            paths = "original"
-        tokens = surgery_tokens(self.visual, image, self.layers, self.taps, stages, paths)
-        embeddings = tokens.surgery
-        if not self.architecture_surgery:
-            embeddings = [project_tokens(check_tower(self.visual), layer) for layer in tokens.original]
-        patches = [] if self.heads is None else self.heads(_tapped_patches(tokens).layers)
+        tokens = surgery_tokens(
+            self.visual,
+            image,
+            self.layers,
+            self.taps,
+            NUM_STAGES if self.staged else 1,
+            "surgery" if self.heads is None else "both",
+            architecture_surgery=self.architecture_surgery,
+        )
+        patches = [] if self.heads is None else self.heads(tokens.patches)
         with torch.autocast(image.device.type, enabled=False):
-            scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in embeddings]
+            scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in tokens.embeddings]
             logits = [head_logits(layer, texts) for layer in patches]
             size = (image.shape[-2], image.shape[-1])
             return InferenceBatch(
-                pred_score=class_probability(embeddings[-1], texts),
+                pred_score=class_probability(tokens.embeddings[-1], texts, self.logit_scale),
                 anomaly_map=sdp_map(scores, tokens.grid, size, self.sigma, logits, self.head_weight),
             )
 
     @torch.no_grad()
     def tapped_patches(self, image: Tensor) -> TappedPatches:
         """What the heads are trained on, of normalised images (B, 3, H, W); no gradient."""
-        return _tapped_patches(surgery_tokens(self.visual, image, self.layers, self.taps, paths="original"))
+        tokens = surgery_tokens(self.visual, image, self.layers, self.taps, paths="original")
+        return TappedPatches(tokens.patches, tokens.grid)
 
     def logit_maps(self, patches: TappedPatches, size: tuple[int, int], class_index: Tensor) -> list[Tensor]:
         """Logits (B, H, W) of each head before sigmoid and blur, from which the loss is computed."""
@@ -89,7 +94,3 @@ class SDPModel(nn.Module):
         embeddings = self.heads(patches.layers)
         with torch.autocast(class_index.device.type, enabled=False):
             return [head_logit_map(head_logits(layer, texts), patches.grid, size) for layer in embeddings]
-
-
-def _tapped_patches(tokens: SurgeryTokens) -> TappedPatches:
-    return TappedPatches([layer[:, 1:] for layer in tokens.original], tokens.grid)

@@ -122,9 +122,9 @@ def test_a_folder_in_another_format(tmp_path, config, missing):
 @pytest.mark.parametrize(
     ("part", "option", "problem"),
     [
-        ("vision_cfg", {"timm_model_name": "vit"}, "an image tower of timm"),
-        ("vision_cfg", {"qk_norm": True}, "attention with norms or scales of its own"),
-        ("text_cfg", {"hf_tokenizer_name": "bert"}, "a tokenizer of its own"),
+        ("vision_cfg", {"timm_model_name": "vit"}, r"an image tower that cannot be built \(Unknown model \(vit\)\)"),
+        ("vision_cfg", {"timm_model_name": "convnext_atto"}, "a ConvNeXt without patch_embed"),
+        ("vision_cfg", {"qk_norm": True}, "a VisionTransformer whose block 1 has Attention with ln_q, ln_k"),
     ],
 )
 def test_unsupported_architectures_are_refused_by_name(tmp_path, part, option, problem):

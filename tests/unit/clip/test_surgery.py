@@ -18,9 +18,9 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     attend = functional.scaled_dot_product_attention
 
-    def spy(query, key, value):
+    def spy(query, *others):
         numbers.append(query.shape[2])
-        return attend(query, key, value)
+        return attend(query, *others)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
     return numbers
@@ -63,17 +63,17 @@ def test_tokens_match_the_reference_implementation(golden):
 
     assert result.layers == tuple(golden.layers)
     assert result.grid == (6, 6)
-    for layer, surgery, original in zip(result.layers, result.surgery, result.original, strict=True):
-        torch.testing.assert_close(surgery, golden.tensors[f"surgery_tokens_{layer}"], atol=2e-5, rtol=0)
-        torch.testing.assert_close(original, golden.tensors[f"original_tokens_{layer}"], atol=2e-5, rtol=0)
+    for layer, embeddings, patches in zip(result.layers, result.embeddings, result.patches, strict=True):
+        torch.testing.assert_close(embeddings, golden.tensors[f"surgery_tokens_{layer}"], atol=2e-5, rtol=0)
+        torch.testing.assert_close(patches, golden.tensors[f"original_tokens_{layer}"][:, 1:], atol=2e-5, rtol=0)
 
 
 def test_golden_tensors_tell_the_two_kinds_of_taps_apart(golden):
     result = surgery_tokens(golden.model.visual, golden.tensors["image"], golden.layers, taps="block")
 
     differences = [
-        (original - golden.tensors[f"original_tokens_{layer}"]).abs().max()
-        for layer, original in zip(result.layers, result.original, strict=True)
+        (patches - golden.tensors[f"original_tokens_{layer}"][:, 1:]).abs().max()
+        for layer, patches in zip(result.layers, result.patches, strict=True)
     ]
     assert min(differences[:-1]) > 0.1
     assert differences[-1] < 2e-5  # nothing follows the last layer
@@ -93,9 +93,11 @@ def test_surgery_path_is_the_stage_sum_of_value_value_attention(
 
     result = surgery_tokens(visual, tiny_images, layers=range(1, depth + 1), taps="block")
 
-    for layer, surgery in zip(result.layers, result.surgery, strict=True):
+    for layer, embeddings in zip(result.layers, result.embeddings, strict=True):
         expected = sum(contributions[i] for i in range(layer) if stage_of[i] == stage_of[layer - 1])
-        torch.testing.assert_close(surgery[:, 1:], (visual.ln_post(expected) @ visual.proj)[:, 1:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            embeddings[:, 1:], (visual.ln_post(expected) @ visual.proj)[:, 1:], atol=1e-5, rtol=0
+        )
 
 
 def test_one_stage_never_restarts(make_tiny_clip, tiny_images):
@@ -106,9 +108,9 @@ def test_one_stage_never_restarts(make_tiny_clip, tiny_images):
 
     result = surgery_tokens(visual, tiny_images, layers=[2, 4], stages=1)
 
-    for layer, surgery in zip(result.layers, result.surgery, strict=True):
+    for layer, embeddings in zip(result.layers, result.embeddings, strict=True):
         expected = visual.ln_post(sum(contributions[:layer])) @ visual.proj
-        torch.testing.assert_close(surgery[:, 1:], expected[:, 1:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(embeddings[:, 1:], expected[:, 1:], atol=1e-5, rtol=0)
 
 
 def test_original_path_taps(tiny_clip, tiny_images):
@@ -118,7 +120,7 @@ def test_original_path_taps(tiny_clip, tiny_images):
     by_block = surgery_tokens(visual, tiny_images, [2, 4], taps="block")
     by_reference = surgery_tokens(visual, tiny_images, [2, 4], taps="reference")
 
-    torch.testing.assert_close(by_block.original, [outputs[2], outputs[4]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_block.patches, [outputs[2][:, 1:], outputs[4][:, 1:]], atol=1e-5, rtol=0)
     third = visual.transformer.resblocks[2]
     normed = third.ln_1(outputs[2]).transpose(0, 1)
     attend = functional.multi_head_attention_forward
@@ -138,11 +140,11 @@ def test_original_path_taps(tiny_clip, tiny_images):
         third.attn.out_proj.bias,
     )
     expected = [outputs[2] + residual.transpose(0, 1), outputs[4]]
-    torch.testing.assert_close(by_reference.original, expected, atol=1e-5, rtol=0)
-    for result in (by_block, by_reference):
-        for surgery, original in zip(result.surgery, result.original, strict=True):
-            class_token = visual.ln_post(original[:, 0]) @ visual.proj
-            torch.testing.assert_close(surgery[:, 0], class_token, atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_reference.patches, [tokens[:, 1:] for tokens in expected], atol=1e-5, rtol=0)
+    for result, tapped in ((by_block, [outputs[2], outputs[4]]), (by_reference, expected)):
+        for embeddings, tokens in zip(result.embeddings, tapped, strict=True):
+            class_token = visual.ln_post(tokens[:, 0]) @ visual.proj
+            torch.testing.assert_close(embeddings[:, 0], class_token, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_last_class_token_is_the_image_embedding(make_tiny_clip, tiny_images, vi
 
     result = surgery_tokens(model.visual, tiny_images)
 
-    torch.testing.assert_close(result.surgery[-1][:, 0], model.encode_image(tiny_images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.embeddings[-1][:, 0], model.encode_image(tiny_images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("taps", ["reference", "block"])
@@ -167,8 +169,8 @@ def test_tapping_fewer_layers_changes_no_token(make_tiny_clip, tiny_images, laye
     result = surgery_tokens(visual, tiny_images, layers, taps=taps)
 
     chosen = [layer - 1 for layer in result.layers]
-    torch.testing.assert_close(result.surgery, [every.surgery[i] for i in chosen])
-    torch.testing.assert_close(result.original, [every.original[i] for i in chosen])
+    torch.testing.assert_close(result.embeddings, [every.embeddings[i] for i in chosen])
+    torch.testing.assert_close(result.patches, [every.patches[i] for i in chosen])
 
 
 @pytest.mark.parametrize("taps", ["reference", "block"])
@@ -189,9 +191,9 @@ def test_original_path_alone(tiny_clip, tiny_images, queries, taps):
     queries.clear()
     alone = surgery_tokens(tiny_clip.visual, tiny_images, [2, 4], taps, paths="original")
 
-    assert alone.surgery == []
+    assert alone.embeddings == []
     assert (alone.layers, alone.grid) == (both.layers, both.grid)
-    assert all(torch.equal(*tokens) for tokens in zip(alone.original, both.original, strict=True))
+    assert all(torch.equal(*tokens) for tokens in zip(alone.patches, both.patches, strict=True))
     assert queries == [17] * 4  # class token and 16 patches; none from patches alone
 
 
@@ -202,9 +204,9 @@ def test_surgery_path_alone(tiny_clip, tiny_images, queries, taps, layers):
     queries.clear()
     alone = surgery_tokens(tiny_clip.visual, tiny_images, layers, taps, paths="surgery")
 
-    assert alone.original == []
+    assert alone.patches == []
     assert (alone.layers, alone.grid) == (both.layers, both.grid)
-    torch.testing.assert_close(alone.surgery, both.surgery)
+    torch.testing.assert_close(alone.embeddings, both.embeddings)
     assert queries.count(1) == 1  # the class token, in the last block that is needed
     one_more = taps == "reference" and max(layers) < 4
     assert queries.count(17) == max(layers) - 1 + one_more
@@ -229,7 +231,7 @@ def test_gradients_flow_through_both_paths(make_tiny_clip, tiny_images):
     visual = make_tiny_clip().visual.requires_grad_(True)
 
     result = surgery_tokens(visual, tiny_images)
-    sum(tokens.square().mean() for tokens in result.surgery).backward()
+    sum(tokens.square().mean() for tokens in result.embeddings).backward()
 
     gradients = {name: parameter.grad for name, parameter in visual.named_parameters()}
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
@@ -244,14 +246,14 @@ def test_gradient_is_that_of_finite_differences(make_tiny_clip, tiny_images):
     image = tiny_images[:1, :, :16, :16].double().requires_grad_(True)
 
     assert torch.autograd.gradcheck(
-        lambda x: surgery_tokens(visual, x).surgery[1][:, 1:3, :4], image, fast_mode=True, atol=1e-4
+        lambda x: surgery_tokens(visual, x).embeddings[1][:, 1:3, :4], image, fast_mode=True, atol=1e-4
     )
 
 
 def test_half_precision_tower_takes_float32_images(make_tiny_clip, tiny_images):
-    exact = surgery_tokens(make_tiny_clip().visual, tiny_images).surgery[-1]
+    exact = surgery_tokens(make_tiny_clip().visual, tiny_images).embeddings[-1]
 
-    result = surgery_tokens(make_tiny_clip().bfloat16().visual, tiny_images).surgery[-1]
+    result = surgery_tokens(make_tiny_clip().bfloat16().visual, tiny_images).embeddings[-1]
 
     assert result.dtype == torch.bfloat16
     assert functional.cosine_similarity(result.float(), exact, dim=-1).min() > 0.99

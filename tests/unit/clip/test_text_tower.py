@@ -12,7 +12,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
 from anomalib_clipad.clip import text_tower
-from anomalib_clipad.clip.text_tower import encode_tokens
+from anomalib_clipad.clip.text_tower import encode_tokens, prompt_lengths
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1}
 PROMPTS = [
@@ -203,3 +203,39 @@ def test_tokens_that_are_none_are_refused(tokens):
         ValueError, match=r"Expected tokens to be integers of shape \(K, T\), but got torch\.\w+ of shape"
     ):
         encode_tokens(tiny(), tokens)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool_type": "last", "no_causal_mask": True, "proj_bias": True},
+        {"pool_type": "last", "no_causal_mask": True},
+        {"embed_cls": True},
+        {"no_causal_mask": True},
+        {"pool_type": "first"},
+    ],
+    ids=["SigLIP", "CLIPA", "CoCa", "MobileCLIP 2", "first token"],
+)
+def test_other_towers_are_run_in_full(options):
+    try:
+        model = tiny(CustomTextCLIP, **options)
+    except (TypeError, AssertionError) as error:
+        pytest.skip(f"this open_clip has no such tower: {error}")
+    tokens = tokens_of()
+    with torch.no_grad():
+        expected = model.encode_text(tokens, normalize=True)
+        actual = encode_tokens(model, tokens)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
+    cut = tokens[:, : int((tokens != 0).sum(dim=1).max())]
+    with torch.no_grad():
+        if options.get("pool_type") != "first":  # a causal tower's first token sees nothing
+            assert (model.encode_text(cut, normalize=True) - expected).abs().max() > 1e-4  # cutting would change it
+
+
+def test_lengths_of_prompts_by_what_pads_them():
+    tokens = tokens_of()
+    empty = tokens_of([""])[0]
+    assert prompt_lengths(tokens, empty).tolist() == (tokens != 0).sum(dim=1).tolist()
+    # SigLIP's end of the text is its padding too: 7 tokens and the end, cut to 8; 3 tokens and the end.
+    closed = torch.tensor([[5, 6, 7, 8, 9, 2, 3, 1], [5, 6, 7, 1, 1, 1, 1, 1]])
+    assert prompt_lengths(closed, torch.ones(8, dtype=torch.long)).tolist() == [8, 4]

@@ -24,7 +24,7 @@ def names(layers: int) -> list[tuple[int, str]]:
 
 
 def golden_loss(golden, heads: LinearHeads, original: list[Tensor]) -> SegmentationLoss:
-    logits = [head_logits(layer, golden.tensors["text"]) for layer in heads([tokens[:, 1:] for tokens in original])]
+    logits = [head_logits(layer, golden.tensors["text"]) for layer in heads(original)]
     return segmentation_loss([head_logit_map(layer, (6, 6), (96, 96)) for layer in logits], golden.tensors["mask"])
 
 
@@ -69,9 +69,9 @@ def test_half_precision_tokens_give_float32_embeddings(autocast):
 def test_three_adam_steps_match_the_reference(golden, golden_heads, tokens):
     """Losses and heads of the reference's own training, on its recorded tokens and on those of the dual path here."""
     if tokens == "own":
-        original = surgery_tokens(golden.model.visual, golden.tensors["image"], golden.layers).original
+        original = surgery_tokens(golden.model.visual, golden.tensors["image"], golden.layers).patches
     else:
-        original = [golden.tensors[f"original_tokens_{layer}"] for layer in golden.layers]
+        original = [golden.tensors[f"original_tokens_{layer}"][:, 1:] for layer in golden.layers]
     optimizer = torch.optim.Adam(golden_heads.parameters(), lr=1e-4)
     losses = []
     for _ in range(3):
@@ -87,7 +87,7 @@ def test_three_adam_steps_match_the_reference(golden, golden_heads, tokens):
 
 
 def test_golden_training_tells_the_taps_apart(golden, golden_heads):
-    original = surgery_tokens(golden.model.visual, golden.tensors["image"], golden.layers, taps="block").original
+    original = surgery_tokens(golden.model.visual, golden.tensors["image"], golden.layers, taps="block").patches
     loss = golden_loss(golden, golden_heads, original).total
     assert abs(loss.item() - golden.tensors["losses"][0].item()) > 0.1
 
