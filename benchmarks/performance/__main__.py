@@ -18,6 +18,7 @@ from benchmarks.performance.table import Row, markdown, terminal
 
 MEASURES = (
     "forward",
+    "towers",
     "resampling",
     "winclip",
     "memory",

@@ -4,12 +4,15 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 if TYPE_CHECKING:
     from anomalib_clipad.compare.records import Record
+
+_TABLE_WIDTH = 150
+"""Columns from which the table of backbones keeps whole names; a narrower terminal breaks its lines."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,23 +57,28 @@ def _report_parser() -> ArgumentParser:
 
 def _backbones_parser() -> ArgumentParser:
     parser = ArgumentParser(description="List the backbones that models accept, with their size and relative cost.")
-    parser.add_argument("match", nargs="?", default="", help="only those whose names contain this, such as siglip2")
+    parser.add_argument("--match", default="", help="only those whose names contain this, such as siglip2")
     parser.add_argument("--refused", action="store_true", help="list open_clip's other models, and why they are none")
     return parser
 
 
 def _backbones(options: Namespace) -> int:
-    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
 
-    from anomalib_clipad.clip.catalogue import refused, supported
+    from anomalib_clipad.clip.catalogue import BackboneFacts, refused, supported
 
-    rows = refused(options.match) if options.refused else list(supported(options.match))
+    rows: list[tuple[Any, ...]] = [*refused(options.match).items()] if options.refused else [*supported(options.match)]
     if not rows:
         kind = "refused" if options.refused else "supported"
         msg = f"Expected part of the name of a {kind} backbone, but got {options.match!r}. Leave it out to list all."
         raise ValueError(msg)
-    table = pd.DataFrame(rows.items(), columns=["name", "problem"]) if isinstance(rows, dict) else pd.DataFrame(rows)
-    sys.stdout.write(table.to_string(index=False) + "\n")
+    table = Table(box=None, pad_edge=False)
+    for name in ("name", "problem") if options.refused else BackboneFacts._fields:
+        table.add_column(name, no_wrap=name != "tags", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(highlight=False, width=max(Console().width, _TABLE_WIDTH)).print(table)
     return 0
 
 

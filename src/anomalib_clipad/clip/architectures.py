@@ -168,6 +168,6 @@ def _find_problem(config: dict[str, Any]) -> str | None:
         describe_tower(meta_tower(config))
     except UnsupportedTowerError as error:
         return str(error).partition("but got ")[2].rstrip(".")
-    except RuntimeError as error:  # as timm has it for unknown names
+    except (RuntimeError, TypeError) as error:  # for names and options that this version does not know
         return f"an image tower that cannot be built ({error})"
     return None

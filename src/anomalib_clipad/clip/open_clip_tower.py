@@ -103,7 +103,11 @@ class OpenClipTower:
         if visual.attn_pool is not None:
             pooler = visual.attn_pool
             query, keys = pooler.ln_q(pooler.query[:1]).expand(tokens.shape[0], -1, -1), pooler.ln_k(tokens)
-            pooled = pooler.attn(query, keys, keys, need_weights=False)[0][:, 0]
+            if pooler.attn.batch_first:
+                pooled = pooler.attn(query, keys, keys, need_weights=False)[0][:, 0]
+            else:  # up to open_clip 2.24
+                query, keys = query.transpose(0, 1), keys.transpose(0, 1)
+                pooled = pooler.attn(query, keys, keys, need_weights=False)[0][0]
             return visual.ln_post(pooled) @ visual.proj
         if self.class_token:
             return self.project(tokens[:, 0])

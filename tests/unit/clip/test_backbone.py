@@ -177,6 +177,8 @@ def test_unknown_backbone_that_resembles_nothing():
 )
 @pytest.mark.usefixtures("no_network")
 def test_unsupported_backbone_is_refused_before_it_is_downloaded(name, problem):
+    if name not in open_clip.list_models():
+        pytest.skip(f"this open_clip has no {name}")
     with pytest.raises(
         ValueError, match=f"a ViT of open_clip or timm.*ViT-B-16.* but got {name!r}, which has {problem}"
     ):

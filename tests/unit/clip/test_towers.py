@@ -95,6 +95,7 @@ def test_surgery_path_is_value_value_attention_by_an_explicit_loop(name: str) ->
         )
     image = make_images()
     visual(image)
+    inputs = [x if len(x) == len(image) else x.transpose(0, 1) for x in inputs]  # as open_clip 2.24 has them
     tower = describe_tower(visual)
     contributions = [
         after_attention(block, attend_by_head(block.attn, x))[:, tower.prefix :]
