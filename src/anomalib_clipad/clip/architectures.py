@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anomalib_clipad.clip import embedded, sources
 from anomalib_clipad.clip.towers import SUPPORTED_TOWERS, describe_tower
-from anomalib_clipad.clip.vision_tower import UnsupportedTowerError
+from anomalib_clipad.clip.vision_tower import UnsupportedTowerError, native_size
 
 Tokenizer = Callable[[str | list[str]], Tensor]
 
@@ -24,33 +24,57 @@ _QUICK_GELU_SUFFIX = "-quickgelu"
 _RANDOM_SEED = 0
 
 
-def list_backbones() -> tuple[str, ...]:
-    """Names that :func:`load_backbone` accepts, those that ship with the package first."""
-    known = (name for name in open_clip.list_models() if name not in embedded.NAMES)
-    return (*embedded.NAMES, *(name for name in known if find_problem(name) is None))
+class BackboneInfo(NamedTuple):
+    """What an image tower is: its ``family``, how it pools, width of its tokens, blocks, and sizes in pixels."""
+
+    family: str
+    class_token: bool
+    width: int
+    depth: int
+    patch_size: tuple[int, int]
+    image_size: tuple[int, int]
+
+
+def list_backbones(match: str = "") -> dict[str, BackboneInfo]:
+    """What :func:`load_backbone` accepts, by name, those that ship with the package first.
+
+    Each tower is built once without weights: some seconds for all. ``match`` is part of the names wanted, in any case.
+
+    Example:
+        >>> list_backbones("plus-240")["ViT-B-16-plus-240"].width
+        896
+    """
+    found = {name: inspect_backbone(name) for name in known_backbones(match)}
+    return {name: info for name, info in found.items() if not isinstance(info, str)}
+
+
+def known_backbones(match: str = "") -> tuple[str, ...]:
+    """Names of all architectures, supported or not."""
+    names = (*embedded.NAMES, *(name for name in open_clip.list_models() if name not in embedded.NAMES))
+    return tuple(name for name in names if match.lower() in name.lower())
 
 
 def find_config(name: str) -> dict[str, Any]:
     """Look up the configuration of an architecture in open_clip's format; ValueError if there is no supported one."""
     config = _lookup(name)
     if config is None:
-        close = difflib.get_close_matches(name, (*embedded.NAMES, *open_clip.list_models()), n=3, cutoff=0.5)
+        close = difflib.get_close_matches(name, known_backbones(), n=3, cutoff=0.5)
         msg = (
             f"Expected backbone to be a known architecture, but got {name!r}. "
             f"Close to it: {', '.join(close or embedded.NAMES)}. All are listed by `anomalib-clipad backbones`."
         )
         raise ValueError(msg)
-    problem = _find_problem(config) if sources.is_published(name) else find_problem(name)
-    if problem is not None:
-        msg = f"Expected backbone to have {SUPPORTED_TOWERS}, but got {name!r}, which has {problem}."
+    found = _inspect(config) if sources.is_published(name) else inspect_backbone(name)
+    if isinstance(found, str):
+        msg = f"Expected backbone to have {SUPPORTED_TOWERS}, but got {name!r}, which has {found}."
         raise ValueError(msg)
     return config
 
 
 @cache
-def find_problem(name: str) -> str | None:
-    """Say what is unsupported about an architecture of open_clip, or return ``None``; nothing is downloaded."""
-    return _find_problem(_lookup(name) or {})
+def inspect_backbone(name: str) -> BackboneInfo | str:
+    """Describe the image tower of an architecture, or say what is unsupported about it; nothing is downloaded."""
+    return _inspect(_lookup(name) or {})
 
 
 def meta_tower(config: dict[str, Any]) -> nn.Module:
@@ -160,14 +184,13 @@ def _lookup(name: str) -> dict[str, Any] | None:
     return config
 
 
-def _find_problem(config: dict[str, Any]) -> str | None:
-    """Build the image tower without weights, and describe it."""
+def _inspect(config: dict[str, Any]) -> BackboneInfo | str:
     if isinstance(config["vision_cfg"].get("layers"), list):
         return "a ResNet image tower"
     try:
-        describe_tower(meta_tower(config))
+        tower = describe_tower(meta_tower(config))
     except UnsupportedTowerError as error:
         return str(error).partition("but got ")[2].rstrip(".")
     except (RuntimeError, TypeError) as error:  # for names and options that this version does not know
         return f"an image tower that cannot be built ({error})"
-    return None
+    return BackboneInfo(tower.family, tower.class_token, tower.width, tower.depth, tower.patch_size, native_size(tower))

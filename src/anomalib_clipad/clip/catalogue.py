@@ -2,15 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each backbone is and costs, found without its weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import open_clip
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_clipad.clip import embedded
-from anomalib_clipad.clip.architectures import find_config, find_problem, meta_tower
+from anomalib_clipad.clip.architectures import (
+    find_config,
+    inspect_backbone,
+    known_backbones,
+    list_backbones,
+    meta_tower,
+)
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.towers import describe_tower
 from anomalib_clipad.clip.vision_tower import native_size
@@ -38,41 +43,34 @@ class BackboneFacts(NamedTuple):
 
 def supported(match: str = "") -> Iterator[BackboneFacts]:
     """Describe the backbones whose names contain ``match``, in any case, in the order of ``list_backbones``."""
-    unit = _flops(DEFAULT_BACKBONE)
-    for name in _known(match):
-        if find_problem(name) is None:
-            visual = meta_tower(find_config(name))
-            tower = describe_tower(visual)
-            yield BackboneFacts(
-                name,
-                tower.family,
-                "class token" if tower.class_token else "other",
-                tower.width,
-                tower.depth,
-                "x".join(map(str, tower.patch_size)),
-                "x".join(map(str, native_size(tower))),
-                round(sum(weight.numel() for weight in visual.parameters()) / 1e6, 1),
-                round(_flops(name) / unit, 2),
-                ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "-",
-            )
+    _, unit = _count(DEFAULT_BACKBONE)
+    for name, info in list_backbones(match).items():
+        parameters, operations = _count(name)
+        yield BackboneFacts(
+            name,
+            info.family,
+            "class token" if info.class_token else "other",
+            info.width,
+            info.depth,
+            "x".join(map(str, info.patch_size)),
+            "x".join(map(str, info.image_size)),
+            round(parameters / 1e6, 1),
+            round(operations / unit, 2),
+            ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "-",
+        )
 
 
 def refused(match: str = "") -> dict[str, str]:
     """Why each other backbone, of those whose names contain ``match``, is not supported."""
-    problems = {name: find_problem(name) for name in _known(match)}
-    return {name: problem for name, problem in problems.items() if problem is not None}
+    found = {name: inspect_backbone(name) for name in known_backbones(match)}
+    return {name: problem for name, problem in found.items() if isinstance(problem, str)}
 
 
-def _known(match: str) -> Iterable[str]:
-    names = (*embedded.NAMES, *(name for name in open_clip.list_models() if name not in embedded.NAMES))
-    return (name for name in names if match.lower() in name.lower())
-
-
-def _flops(name: str) -> int:
-    """Floating-point operations of an image tower for one image of its native size."""
+def _count(name: str) -> tuple[int, int]:
+    """Parameters of an image tower, and floating-point operations for one image of its native size."""
     visual = meta_tower(find_config(name))
     height, width = native_size(describe_tower(visual))
     # With gradients, since PyTorch's faster path without them is one operation that nobody counts.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         visual(torch.empty(1, 3, height, width, device="meta"))
-    return counter.get_total_flops()
+    return sum(weight.numel() for weight in visual.parameters()), counter.get_total_flops()

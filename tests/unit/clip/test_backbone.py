@@ -187,7 +187,7 @@ def test_unsupported_backbone_is_refused_before_it_is_downloaded(name, problem):
 
 
 def test_list_of_backbones():
-    names = list_backbones()
+    names = list(list_backbones())
     assert names[0] == TINY
     assert {"ViT-B-16", "ViT-B-16-plus-240", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "ViT-B-16-quickgelu"} < set(names)
 
