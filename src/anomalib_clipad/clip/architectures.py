@@ -5,7 +5,7 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -71,7 +71,6 @@ def find_config(name: str) -> dict[str, Any]:
     return config
 
 
-@cache
 def inspect_backbone(name: str) -> BackboneInfo | str:
     """Describe the image tower of an architecture, or say what is unsupported about it; nothing is downloaded."""
     return _inspect(_lookup(name) or {})
