@@ -27,8 +27,12 @@ Image, Mask = NDArray[np.uint8], NDArray[np.bool_]
 
 SIDE = 240
 """Pixels of a drawing."""
+PATCH = 8
+"""Pixels of the model's patches."""
 GROUPS = 8
 """Products in a batch."""
+SEEN, SEEN_IN_WHOLE, UNSEEN = 0.012, 0.003, 1e-4
+"""Share of a crop, or of a whole drawing, from which a defect counts as seen, and up to which it does not."""
 OTHER_KINDS = 3
 REAL_TEXTURES = ("brick", "grass", "gravel")
 REAL_SHARE = 0.2
@@ -84,21 +88,36 @@ liver colon eye tooth hand shoe glove hat shirt toy ball block card book phone s
 
 
 class Phase(NamedTuple):
-    """A part of the training: side of the crops in pixels, crops a group, range of their sides in a drawing, steps."""
+    """A part of the training: side of the crops in pixels, crops a product, range of their sides in a drawing, steps.
+
+    Of the patches of a crop the model is shown the share ``kept``, drawn at random (https://arxiv.org/abs/2212.00794),
+    and the caption is about them alone. Every second pair of crops may come from ``anywhere``, with sides of its own;
+    the others show the defect.
+    """
 
     size: int
     crops: int
     sides: tuple[int, int]
     steps: int
+    kept: float = 1.0
+    anywhere: tuple[int, int] | None = None
+
+
+class Crop(NamedTuple):
+    """A crop (S, S, 3), its label, and which of its patches are shown (K,), numbered by rows."""
+
+    image: Image
+    label: int
+    kept: NDArray[np.int64]
 
 
 class Crops(Dataset):
     """Batches of captioned crops of one phase, determined by seed and index.
 
     A batch holds, of ``GROUPS`` products: ``image`` (B, 3, S, S) of bytes, the crops of a product side by side;
-    ``label`` (B,), 1 where the defect is seen, 0 where there is none, -1 where it cannot be told; ``prompts``, eight
-    captions a product: two normal, two anomalous, one of its own kind of defect and three of other kinds; and
-    ``known`` (G,), whether the name in a product's captions means it.
+    ``label`` (B,), 1 where the defect is seen, 0 where there is none, -1 where it cannot be told; ``kept`` (B, K), the
+    patches that are shown; ``prompts``, eight captions a product: two normal, two anomalous, one of its own kind of
+    defect and three of other kinds; and ``known`` (G,), whether the name in a product's captions means it.
     """
 
     def __init__(self, phase: Phase, seed: tuple[int, ...]) -> None:
@@ -113,11 +132,11 @@ class Crops(Dataset):
         drawn = rng.choice(TRAINING_CATEGORIES, GROUPS, replace=False).tolist()
         categories = [str(rng.choice(REAL_TEXTURES)) if rng.random() < REAL_SHARE else name for name in drawn]
         kinds = rng.choice(TRAINING_DEFECTS, GROUPS).tolist()
-        images, labels = [], []
-        for category, kind in zip(categories, kinds, strict=True):
-            for crop, label in self._crops(rng, *draw_pair(rng, category, kind)):
-                images.append(crop)
-                labels.append(label)
+        crops = [
+            crop
+            for category, kind in zip(categories, kinds, strict=True)
+            for crop in self._crops(rng, *draw_pair(rng, category, kind))
+        ]
         names, known = zip(*(_name(rng, category) for category in categories), strict=True)
         texts = []
         for name, kind in zip(names, kinds, strict=True):
@@ -126,31 +145,50 @@ class Crops(Dataset):
             others = rng.choice([other for other in TRAINING_DEFECTS if other != kind], OTHER_KINDS, replace=False)
             texts += [_prompt(rng, KINDS[other], name) for other in (kind, *others.tolist())]
         return {
-            "image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
-            "label": torch.tensor(labels),
+            "image": torch.from_numpy(np.stack([crop.image for crop in crops])).permute(0, 3, 1, 2).contiguous(),
+            "label": torch.tensor([crop.label for crop in crops]),
+            "kept": torch.from_numpy(np.stack([crop.kept for crop in crops])),
             "prompts": texts,
             "known": torch.tensor(known),
         }
 
-    def _crops(self, rng: Generator, damaged: Image, mask: Mask, good: Image) -> Iterator[tuple[Image, int]]:
+    def _crops(self, rng: Generator, damaged: Image, mask: Mask, good: Image) -> Iterator[Crop]:
         """Cut equal places out of both drawings, and label them; -1 where too little of the defect is seen."""
-        size, crops, (low, high), _ = self.phase
-        rows, columns = np.nonzero(mask)
-        for number in range(crops // 2):
-            whole = high == SIDE and number == 0
-            for _ in range(8):
-                side = SIDE if whole else int(np.exp(rng.uniform(np.log(low), np.log(high))))
-                seen = rng.integers(len(rows))
-                middle = [int(at[seen] + rng.integers(-side // 3, side // 3 + 1)) for at in (rows, columns)]
-                y, x = (int(np.clip(at - side // 2, 0, SIDE - side)) for at in middle)
-                coverage = mask[y : y + side, x : x + side].mean()
-                if whole or coverage > 0.012:
-                    break
+        phase, grid = self.phase, self.phase.size // PATCH
+        for number in range(phase.crops // 2):
+            whole = phase.sides[1] == SIDE and number == 0
+            anywhere = phase.anywhere if number % 2 else None
+            enough = SEEN_IN_WHOLE if whole else SEEN
             turn, flip = int(rng.integers(4)), rng.random() < 0.5
-            for image, label in ((damaged, 1 if coverage > (0.003 if whole else 0.012) else -1), (good, 0)):
-                way = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-                crop = np.rot90(cv2.resize(image[y : y + side, x : x + side], (size, size), interpolation=way), turn)
-                yield np.ascontiguousarray(crop[:, ::-1] if flip else crop), label
+            for _ in range(8):
+                side = SIDE if whole else int(np.exp(rng.uniform(*np.log(anywhere or phase.sides))))
+                place = _place(rng, None if anywhere else mask, side)
+                kept = np.sort(rng.permutation(grid**2)[: round(phase.kept * grid**2)])
+                coverage = _cut(np.float32(mask[place]), grid, turn, flip=flip).ravel()[kept].sum() / grid**2
+                if anywhere or coverage > enough:
+                    break
+            unseen = 0 if anywhere and coverage < UNSEEN else -1
+            for image, label in ((damaged, 1 if coverage > enough else unseen), (good, 0)):
+                yield Crop(_cut(image[place], phase.size, turn, flip=flip), label, kept)
+
+
+def _place(rng: Generator, mask: Mask | None, side: int) -> tuple[slice, slice]:
+    """A square of this side in a drawing: round a pixel of the mask, or anywhere."""
+    if mask is None:
+        y, x = rng.integers(0, SIDE - side + 1, 2).tolist()
+    else:
+        rows, columns = np.nonzero(mask)
+        seen = rng.integers(len(rows))
+        middle = [int(at[seen] + rng.integers(-side // 3, side // 3 + 1)) for at in (rows, columns)]
+        y, x = (int(np.clip(at - side // 2, 0, SIDE - side)) for at in middle)
+    return np.s_[y : y + side, x : x + side]
+
+
+def _cut(image: NDArray[Any], size: int, turn: int, *, flip: bool) -> NDArray[Any]:
+    """Resize, turn and mirror a square piece."""
+    way = cv2.INTER_AREA if len(image) > size else cv2.INTER_CUBIC
+    piece = np.rot90(cv2.resize(image, (size, size), interpolation=way), turn)
+    return np.ascontiguousarray(piece[:, ::-1] if flip else piece)
 
 
 def draw_pair(rng: Generator, category: str, kind: str) -> tuple[Image, Mask, Image]:

@@ -5,7 +5,7 @@
 The weights that ship are older and were trained otherwise: see their model card.
 
     pip install '.[compare]' scikit-image
-    python tools/train_clipad_tiny.py --compile --output clipad-tiny.safetensors
+    python tools/train_clipad_tiny.py --output clipad-tiny.safetensors
 
 As a large CLIP, it learns to match images and captions by the class token of the plain tower and the end of the text.
 No mask, map or surgery is part of its objective: what SDP finds in its patches is the method's doing.
@@ -22,7 +22,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -42,10 +42,66 @@ from anomalib_clipad.scoring.torch_model import SDPModel
 
 CONFIG_PATH = Path(__file__).parents[1] / "src/anomalib_clipad/clip/embedded/clipad-tiny.json"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-PHASES = (Phase(40, 24, (40, 150), 4000), Phase(72, 8, (56, 240), 2200), Phase(120, 4, (70, 240), 1500))
-STEPS = sum(phase.steps for phase in PHASES)
 DROP_RATE = 0.25
+STAGES = (2, 4, 6, 8)
 LOSS_WEIGHTS = {"state": 1.0, "pair": 1.0, "product": 0.4, "kind": 0.3}
+
+
+class Cycle(NamedTuple):
+    """A warm-up and a cosine of the learning rate over some phases, with a fresh optimiser.
+
+    ``depths`` are the shares of the steps in which the tower ends after 2, 4, 6 and 8 of its blocks. In the last of
+    them the feed-forward layer is left out at the rate ``drop_last``: then the class token is what attention read.
+    """
+
+    lr: float
+    warmup: int
+    phases: tuple[Phase, ...]
+    depths: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
+    drop_last: float = DROP_RATE
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rate at a step."""
+        return min((step + 1) / self.warmup, 0.5 * (1 + math.cos(math.pi * step / self.steps)) + 0.005)
+
+
+_DEPTHS = (0.2, 0.15, 0.15, 0.5)
+CYCLES = (
+    # What a defect is, mostly on small crops.
+    Cycle(1e-3, 200, (Phase(40, 24, (40, 150), 4000), Phase(72, 8, (56, 240), 2200), Phase(120, 4, (70, 240), 1500))),
+    # Where there is none: crops from anywhere, half of the patches hidden.
+    Cycle(5e-4, 100, (Phase(72, 16, (40, 240), 1200, 0.5, (40, 240)),)),
+    # The same at every depth and at the scale of whole drawings, twice.
+    Cycle(
+        8e-4,
+        100,
+        (
+            Phase(40, 24, (40, 150), 1800, 0.7, (24, 110)),
+            Phase(72, 16, (72, 240), 900, 0.6, (60, 180)),
+            Phase(120, 8, (160, 240), 300, 0.6, (120, 240)),
+        ),
+        _DEPTHS,
+        drop_last=0.5,
+    ),
+    Cycle(
+        8e-4,
+        100,
+        (
+            Phase(40, 24, (40, 150), 2200, 0.7, (24, 110)),
+            Phase(72, 16, (72, 240), 1000, 0.6, (60, 180)),
+            Phase(120, 8, (160, 240), 300, 0.6, (120, 240)),
+        ),
+        _DEPTHS,
+        drop_last=0.5,
+        seed=1,
+    ),
+)
 
 
 class Vocabulary:
@@ -84,21 +140,30 @@ def encode_text(model: CLIP, tokens: Tensor, ends: Tensor) -> Tensor:
     return functional.normalize(x.float(), dim=-1)
 
 
-def encode_image(visual: nn.Module, image: Tensor) -> Tensor:
+def encode_image(visual: nn.Module, image: Tensor, kept: Tensor, blocks: int, drop_last: float) -> Tensor:
     """Unit embeddings of the class token (B, C), by the plain tower at any size, with stochastic depth.
 
-    What a block adds is left out at random (https://arxiv.org/abs/1603.09382), more often in deeper blocks. So each of
-    them learns to add to what the class token says, and not only to prepare the next one.
+    Only the patches ``kept`` (B, K) are seen, and the tower ends after some of its blocks. What a block adds is left
+    out at random (https://arxiv.org/abs/1603.09382), more often in deeper blocks. So each of them learns to add to what
+    the class token says, and not only to prepare the next one.
     """
     tower = check_tower(visual)
     tokens, _ = embed_image(tower, image)
+    patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
+    tokens = torch.cat([tokens[:, :1], patches], dim=1)
     depth = len(tower.transformer.resblocks)
-    for layer, block in enumerate(tower.transformer.resblocks, 1):
+    for layer, block in enumerate(tower.transformer.resblocks[:blocks], 1):
         rate = DROP_RATE * layer / depth
-        for part in (attend, lambda block, tokens: block.mlp(block.ln_2(tokens))):
-            kept = torch.rand(len(tokens), 1, 1) >= rate
-            tokens = tokens + part(block, tokens) * (kept / (1 - rate)).to(tokens.dtype)
+        parts = ((attend, rate), (feed_forward, drop_last if layer == blocks else rate))
+        for part, left_out in parts:
+            stays = torch.rand(len(tokens), 1, 1) >= left_out
+            tokens = tokens + part(block, tokens) * (stays / (1 - left_out)).to(tokens.dtype)
     return functional.normalize(project_tokens(tower, tokens[:, :1])[:, 0].float(), dim=-1)
+
+
+def feed_forward(block: nn.Module, tokens: Tensor) -> Tensor:
+    """What the feed-forward layer adds."""
+    return block.mlp(block.ln_2(tokens))
 
 
 def attend(block: nn.Module, tokens: Tensor) -> Tensor:
@@ -133,11 +198,12 @@ class Objective(nn.Module):
         state = functional.cross_entropy(scales[0] * cosines[told], label[told])
         # And from text to image: which crop of a pair, one place with and without the defect, the caption is about.
         margin = scales[0] * (cosines[:, 1] - cosines[:, 0]).unflatten(0, (-1, 2))
-        pair = functional.softplus(margin[:, 1] - margin[:, 0])[told[::2]].mean()
+        pair = functional.softplus(margin[:, 1] - margin[:, 0])[label[::2] == 1].mean()
 
         captions = torch.einsum("bc,gsc->bgs", image, states[known]).flatten(1)
         position = (known.cumsum(0) - 1)[group] * 2 + label
-        mine = known[group] & told
+        # A crop from anywhere may not show the product at all.
+        mine = known[group] & told & (label.unflatten(0, (-1, 2)).amax(1) == 1).repeat_interleave(2)
         product = functional.cross_entropy(scales[1] * captions[mine], position[mine]) if mine.any() else 0 * state
 
         damaged = label == 1
@@ -157,39 +223,42 @@ def train(arguments: argparse.Namespace) -> None:
     vocabulary = Vocabulary(config["text_cfg"]["context_length"], config["text_cfg"]["vocab_size"])
     model.token_embedding = vocabulary.embedding(config["text_cfg"]["width"])
     objective, average = Objective(), copy.deepcopy(model)
-    optimizer = make_optimizer([*model.named_parameters(), *objective.named_parameters()], arguments.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate)
-    encode = torch.compile(encode_image, dynamic=False) if arguments.compile else encode_image
+    start, images, steps = time.perf_counter(), 0, 0
+    for number, cycle in enumerate(CYCLES):
+        model.load_state_dict(average.state_dict())
+        optimizer = make_optimizer([*model.named_parameters(), *objective.named_parameters()], cycle.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cycle.rate)
+        depths, running = np.random.default_rng(arguments.seed + cycle.seed), {}
+        for step, batch in enumerate(batches(cycle, arguments.seed + cycle.seed, arguments.workers), 1):
+            blocks = int(depths.choice(STAGES, p=cycle.depths))
+            with torch.autocast("cpu", torch.bfloat16):
+                embeddings = encode_image(
+                    model.visual, normalised(batch["image"]), batch["kept"], blocks, cycle.drop_last
+                )
+                texts = encode_text(model, *vocabulary(batch["prompts"])).unflatten(0, (GROUPS, -1))
+            losses = objective(embeddings, texts, batch["label"], batch["known"])
+            optimizer.zero_grad(set_to_none=True)
+            sum(weight * losses[name] for name, weight in LOSS_WEIGHTS.items()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                share = max(0.002, 49 / (step + 49))
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+            images, steps = images + len(batch["image"]), steps + 1
+            for name, loss in losses.items():
+                running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
+            if step % 100 == 0:
+                seen = f"cycle {number + 1} step {step}, {images} crops, {(time.perf_counter() - start) / 60:.1f} min"
+                print(seen, {name: round(loss, 3) for name, loss in running.items()}, flush=True)
+            if step % 1000 == 0 or step == cycle.steps:
+                print("validation", validate(average, vocabulary), flush=True)
+                export(average, vocabulary, arguments.output, {"steps": str(steps), "seed": str(arguments.seed)})
 
-    start, images, running = time.perf_counter(), 0, {}
-    for step, batch in enumerate(batches(arguments.seed, arguments.workers), 1):
-        with torch.autocast("cpu", torch.bfloat16):
-            embeddings = encode(model.visual, normalised(batch["image"]))
-            texts = encode_text(model, *vocabulary(batch["prompts"])).unflatten(0, (GROUPS, -1))
-        losses = objective(embeddings, texts, batch["label"], batch["known"])
-        optimizer.zero_grad(set_to_none=True)
-        sum(weight * losses[name] for name, weight in LOSS_WEIGHTS.items()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), max(0.002, 49 / (step + 49)))
-        images += len(batch["image"])
-        for name, loss in losses.items():
-            running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
-        if step % 100 == 0:
-            minutes = (time.perf_counter() - start) / 60
-            print(
-                step, images, f"{minutes:.1f} min", {name: round(loss, 3) for name, loss in running.items()}, flush=True
-            )
-        if step % 2000 == 0 or step == STEPS:
-            print("validation", step, validate(average, vocabulary), flush=True)
-            export(average, vocabulary, arguments.output, {"steps": str(step), "seed": str(arguments.seed)})
 
-
-def batches(seed: int, workers: int) -> Iterator[dict[str, Any]]:
+def batches(cycle: Cycle, seed: int, workers: int) -> Iterator[dict[str, Any]]:
     """Batches of one phase after the other, drawn in processes of their own."""
-    for number, phase in enumerate(PHASES):
+    for number, phase in enumerate(cycle.phases):
         yield from DataLoader(Crops(phase, (seed, number)), None, num_workers=workers, prefetch_factor=6)
 
 
@@ -205,11 +274,6 @@ def make_optimizer(parameters: list[tuple[str, nn.Parameter]], lr: float) -> tor
 def normalised(image: Tensor) -> Tensor:
     """CLIP's normalisation of images (B, 3, S, S) of bytes."""
     return (image.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-
-
-def _rate(step: int) -> float:
-    """Share of the learning rate: a warm-up of 200 steps, then a cosine over all."""
-    return min((step + 1) / 200, 0.5 * (1 + math.cos(math.pi * min(1.0, step / STEPS))) + 0.005)
 
 
 @torch.no_grad()
@@ -257,9 +321,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("clipad-tiny.safetensors"))
     parser.add_argument("--config", type=Path, default=CONFIG_PATH)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="compile the tower; needs a C++ compiler, saves a tenth")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     train(parser.parse_args())
