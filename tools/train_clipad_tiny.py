@@ -11,7 +11,7 @@ As a large CLIP, it learns to match images and captions by the class token of th
 No mask, map or surgery is part of its objective: what SDP finds in its patches is the method's doing.
 
 Most crops are small: inverse scaling as in CLIPA (https://arxiv.org/abs/2305.07017). Steps and seed are fixed; the data
-are those of ``captioned_crops.py``. Every 2,000 steps the model is validated, on training categories, and written.
+are those of ``captioned_crops.py``. Every 1,000 steps the model is validated, on training categories, and written.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from anomalib_clipad.clip.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES
-from anomalib_clipad.clip.vision_tower import check_tower, embed_image, project_tokens
+from anomalib_clipad.clip.towers import describe_tower
 from anomalib_clipad.data.synthetic.render import TRAINING_DEFECTS, photograph
 from anomalib_clipad.scoring.torch_model import SDPModel
 
@@ -147,18 +147,17 @@ def encode_image(visual: nn.Module, image: Tensor, kept: Tensor, blocks: int, dr
     out at random (https://arxiv.org/abs/1603.09382), more often in deeper blocks. So each of them learns to add to what
     the class token says, and not only to prepare the next one.
     """
-    tower = check_tower(visual)
-    tokens, _ = embed_image(tower, image)
+    tower = describe_tower(visual)
+    tokens, _ = tower.embed(image)
     patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
     tokens = torch.cat([tokens[:, :1], patches], dim=1)
-    depth = len(tower.transformer.resblocks)
-    for layer, block in enumerate(tower.transformer.resblocks[:blocks], 1):
-        rate = DROP_RATE * layer / depth
+    for layer, block in enumerate(visual.transformer.resblocks[:blocks], 1):
+        rate = DROP_RATE * layer / tower.depth
         parts = ((attend, rate), (feed_forward, drop_last if layer == blocks else rate))
         for part, left_out in parts:
             stays = torch.rand(len(tokens), 1, 1) >= left_out
             tokens = tokens + part(block, tokens) * (stays / (1 - left_out)).to(tokens.dtype)
-    return functional.normalize(project_tokens(tower, tokens[:, :1])[:, 0].float(), dim=-1)
+    return functional.normalize(tower.project(tokens[:, 0]).float(), dim=-1)
 
 
 def feed_forward(block: nn.Module, tokens: Tensor) -> Tensor:
