@@ -56,7 +56,7 @@ def known_backbones(match: str = "") -> tuple[str, ...]:
 
 def find_config(name: str) -> dict[str, Any]:
     """Look up the configuration of an architecture in open_clip's format; ValueError if there is no supported one."""
-    config = _lookup(name)
+    config = look_up(name)
     if config is None:
         close = difflib.get_close_matches(name, known_backbones(), n=3, cutoff=0.5)
         msg = (
@@ -73,7 +73,7 @@ def find_config(name: str) -> dict[str, Any]:
 
 def inspect_backbone(name: str) -> BackboneInfo | str:
     """Describe the image tower of an architecture, or say what is unsupported about it; nothing is downloaded."""
-    return _inspect(_lookup(name) or {})
+    return _inspect(look_up(name) or {})
 
 
 def meta_tower(config: dict[str, Any]) -> nn.Module:
@@ -170,7 +170,8 @@ def _check_transformers(purpose: str) -> None:
         raise ImportError(msg)
 
 
-def _lookup(name: str) -> dict[str, Any] | None:
+def look_up(name: str) -> dict[str, Any] | None:
+    """Configuration of an architecture in open_clip's format, supported or not; ``None`` where it is unknown."""
     if name in embedded.NAMES:
         return dict(embedded.config(name))
     if sources.is_published(name):

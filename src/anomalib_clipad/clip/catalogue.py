@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_clipad.clip.architectures import (
-    find_config,
     inspect_backbone,
     known_backbones,
     list_backbones,
+    look_up,
     meta_tower,
 )
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
@@ -68,7 +68,7 @@ def refused(match: str = "") -> dict[str, str]:
 
 def _count(name: str) -> tuple[int, int]:
     """Parameters of an image tower, and floating-point operations for one image of its native size."""
-    visual = meta_tower(find_config(name))
+    visual = meta_tower(look_up(name) or {})
     height, width = native_size(describe_tower(visual))
     # With gradients, since PyTorch's faster path without them is one operation that nobody counts.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:

@@ -236,8 +236,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         """Save the heads and what they were made for."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[CHECKPOINT_KEY][CHECKPOINT_METADATA] = self._describe_heads().encode()
-        checkpoint["hyper_parameters"]["heads"] = None  # they are in the checkpoint
-        checkpoint["hyper_parameters"]["lr_scheduler"] = None  # code, which checkpoints must not hold
+        checkpoint["hyper_parameters"].update(heads=None, lr_scheduler=None)  # in the state; code, not to be held
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint's heads fit the model.

@@ -217,10 +217,7 @@ def test_tokens_that_are_none_are_refused(tokens):
     ids=["SigLIP", "CLIPA", "CoCa", "MobileCLIP 2", "first token"],
 )
 def test_other_towers_are_run_in_full(options):
-    try:
-        model = tiny(CustomTextCLIP, **options)
-    except (TypeError, AssertionError) as error:
-        pytest.skip(f"this open_clip has no such tower: {error}")
+    model = tiny(CustomTextCLIP, **options)
     tokens = tokens_of()
     with torch.no_grad():
         expected = model.encode_text(tokens, normalize=True)
