@@ -86,6 +86,8 @@ class ClipCheckpoint(_Base):
             for key, value in checkpoint.get("callbacks", {}).items()
             if key not in {component.__qualname__ for component in components}
         }
+        # References are in the state; weights are plain data, which a checkpoint may hold.
+        checkpoint["hyper_parameters"].update(references=None, weights=vars(self.model.weights).copy())
         collaborators = self.collaborators
         checkpoint[CHECKPOINT_KEY] = {
             **describe_model(self.model, collaborators.backbone, collaborators.text_engine),

@@ -59,6 +59,7 @@ def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str
         **{name: _as_argument(getattr(model, name)) for name in names},
         "prompts": _describe_prompts(text_engine.prompts),
         "strategy": text_engine.strategy,
+        "weights": ", ".join(f"{name} {value:g}" for name, value in vars(model.weights).items()),
         "strategy_params": json.dumps(text_engine.strategy_params, sort_keys=True),
     }
 

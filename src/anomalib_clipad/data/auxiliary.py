@@ -80,6 +80,11 @@ class AuxiliaryDataModule(AnomalibDataModule):
             return []
         return list(chosen) if isinstance(chosen, list | tuple) else [chosen]
 
+    @property
+    def target_train_data(self) -> Any:
+        """Training images of the target itself, also where those of the auxiliary dataset are trained on."""
+        return getattr(self, "_own_train_data", None) or self.train_data
+
     def prepare_data(self) -> None:
         """Get the target, and the auxiliary dataset where it is going to be trained on.
 

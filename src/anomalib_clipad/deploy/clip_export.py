@@ -3,7 +3,7 @@
 """The host's export methods for SDP and SDP+."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ class ClipExport(_Base):
     model: SDPModel
     class_name: str | None
     collaborators: Any
+    evidence: Callable[[str], str]
 
     def to_exported_model(self, class_names: Sequence[str] | None = None) -> ExportedModel:
         """Make what is deployed of the model: everything but the text tower, for some classes.
@@ -165,7 +166,8 @@ class ClipExport(_Base):
         return write_onnx(exported, path, input_size, self._description(exported), **options)
 
     def _description(self, exported: ExportedModel) -> dict[str, str]:
-        return metadata(exported, self.name, self.collaborators.backbone.name)
+        evidence = [self.evidence(name) for name in exported.class_names]
+        return metadata(exported, self.name, self.collaborators.backbone.name, evidence)
 
 
 def _path(export_root: Path | str, kind: ExportType, name: str, suffix: str) -> Path:

@@ -72,6 +72,7 @@ def select_classes(
     chosen = copy.deepcopy(model, {id(model.visual): model.visual}).requires_grad_(False).eval()
     indices = list(class_index)
     chosen.texts.replace([model.texts.names[index] for index in indices], model.texts.embeddings[indices].clone())
+    chosen.memory.select(indices)
     calibrated = _without_model(post_processor)
     if isinstance(calibrated, CategoryPostProcessor):
         calibrated.select(indices)
@@ -86,13 +87,14 @@ def _without_model(post_processor: nn.Module | None) -> nn.Module | None:
     return copy.deepcopy(copied)
 
 
-def metadata(exported: ExportedModel, name: str, backbone: str) -> dict[str, str]:
-    """What the files say about themselves: strings, of which ``class_names`` is a JSON list."""
+def metadata(exported: ExportedModel, name: str, backbone: str, evidence: Sequence[str]) -> dict[str, str]:
+    """What the files say about themselves: strings, of which those with an item a class are JSON lists."""
     known, n_classes = exported.post_processor, len(exported.class_names)
     calibrated = known.calibrated.tolist() if isinstance(known, CategoryPostProcessor) else [False] * n_classes
     return {
         "class_names": json.dumps(exported.class_names),
         "calibrated": json.dumps(calibrated),
+        "evidence": json.dumps(list(evidence)),
         "model": name,
         "backbone": backbone,
         "version": __version__,

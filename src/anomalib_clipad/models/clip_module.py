@@ -17,6 +17,7 @@ from anomalib_clipad.checkpoint.clip_checkpoint import ClipCheckpoint
 from anomalib_clipad.checkpoint.reader import CheckedReader
 from anomalib_clipad.data.image_check import ImageCheck
 from anomalib_clipad.data.image_loader import pre_process
+from anomalib_clipad.data.references import References
 from anomalib_clipad.deploy.clip_export import ClipExport
 from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.host.prediction import list_dangling_links
@@ -26,12 +27,14 @@ from anomalib_clipad.models.collaborators import Collaborators, check_components
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
+from anomalib_clipad.prediction.clip_references import ClipReferences
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
+from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
 
 
-class ClipModule(ClipExport, ClipCheckpoint, ClipPrediction):
+class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
     The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. It must
@@ -55,6 +58,8 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipPrediction):
         class_name: str | None,
         calibrate_unlabelled: bool,
         sigma: float | None,
+        references: Any,
+        weights: Any,
         **settings: Any,
     ) -> None:
         """Finish the construction of a model; ``settings`` are arguments of ``SDPModel``."""
@@ -63,11 +68,18 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipPrediction):
         self.collaborators = collaborators
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled
+        self.references = References.of(references)
         visual = collaborators.backbone.model.visual
         scale = collaborators.backbone.logit_scale
-        self.model = SDPModel(visual, sigma=collaborators.sigma(sigma), logit_scale=scale, **settings)
+        blur = collaborators.sigma(sigma)
+        self.model = SDPModel(visual, sigma=blur, logit_scale=scale, weights=Weights.of(weights), **settings)
         self.borrowed = Borrowed()
         self._set_up_loading()
+
+    @property
+    def few_shot(self) -> bool:
+        """Whether images are compared with references."""
+        return self.references is not None or len(self.model.memory) > 0
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -105,6 +117,18 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipPrediction):
         share_results_folder(self.trainer)
         known = getattr(self._datamodule, "categories", ()) if self.class_name is None else [self.class_name]
         self._indices(known)
+
+    def on_validation_start(self) -> None:
+        """Remember the references that the user has named, where the model runs."""
+        self._remember_given()
+
+    def on_test_start(self) -> None:
+        """The same as before validation."""
+        self._remember_given()
+
+    def on_predict_start(self) -> None:
+        """The same as before validation."""
+        self._remember_given()
 
     def forward(self, batch: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Score raw images (B, 3, H, W) in [0, 1] as the engine does: scores and labels (B,), maps and masks (B, H, W).

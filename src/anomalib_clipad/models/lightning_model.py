@@ -12,8 +12,10 @@ from torch import nn
 
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
+from anomalib_clipad.data.references import References
 from anomalib_clipad.models.clip_module import ClipModule
 from anomalib_clipad.models.collaborators import find_collaborators
+from anomalib_clipad.scoring.fusion import Weights
 
 
 class SDP(ClipModule, AnomalibModule):
@@ -39,6 +41,9 @@ class SDP(ClipModule, AnomalibModule):
         image_size: Height and width of the input in pixels, or one number for both; ``None`` for the backbone's own.
         calibrate_unlabelled: In prediction, first set ranges and thresholds of each class from the images of the run,
             which need no labels; each image is scored twice. See docs/thresholds.md.
+        references: Images known to be good, with which others are compared: a folder, a CSV file of paths and class
+            names, a folder for each class, or ``References`` with further options. See docs/memory.md.
+        weights: Weights of the text and of what is put beside it, see docs/memory.md.
         text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default, ``CategoryPostProcessor``. Without one
@@ -75,6 +80,8 @@ class SDP(ClipModule, AnomalibModule):
         sigma: float | None = None,
         image_size: int | tuple[int, int] | None = None,
         calibrate_unlabelled: bool = False,
+        references: References | dict[str, str] | str | None = None,
+        weights: Weights | dict[str, float] | None = None,
         staged: bool = True,
         architecture_surgery: bool = True,
         feature_surgery: bool = True,
@@ -90,12 +97,12 @@ class SDP(ClipModule, AnomalibModule):
         super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
         settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
-        self._build(parts, class_name, calibrate_unlabelled, sigma, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, references, weights, **settings)
 
     @property
     def learning_type(self) -> LearningType:
-        """Zero-shot: the host never fits the model."""
-        return LearningType.ZERO_SHOT
+        """Zero-shot, with references few-shot: the host never fits the model."""
+        return LearningType.FEW_SHOT if self.few_shot else LearningType.ZERO_SHOT
 
     def configure_optimizers(self) -> None:
         """Nothing is trained."""

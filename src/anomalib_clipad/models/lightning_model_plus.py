@@ -26,10 +26,12 @@ from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
 from anomalib_clipad.data.image_loader import pre_process
 from anomalib_clipad.data.labelled import require_labelled_training_data
+from anomalib_clipad.data.references import References
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.models.clip_module import ClipModule
 from anomalib_clipad.models.collaborators import find_collaborators
 from anomalib_clipad.models.lightning_model import SDP
+from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.loss import segmentation_loss
 from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint
@@ -97,6 +99,8 @@ class SDPPlus(ClipModule, AnomalibModule):
         head_weight: float = 1.0,
         image_size: int | tuple[int, int] | None = None,
         calibrate_unlabelled: bool = False,
+        references: References | dict[str, str] | str | None = None,
+        weights: Weights | dict[str, float] | None = None,
         learning_rate: float = 1e-4,
         lr_scheduler: LRSchedulerCallable | None = None,
         epochs: int = 5,
@@ -116,7 +120,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "42")) if seed is None else seed
         linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
         settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
-        self._build(parts, class_name, calibrate_unlabelled, sigma, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, references, weights, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
         self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch
@@ -139,8 +143,10 @@ class SDPPlus(ClipModule, AnomalibModule):
 
     @property
     def learning_type(self) -> LearningType:
-        """Zero-shot with heads; without, the host has to fit the model, which it does for one-class models."""
-        return LearningType.ZERO_SHOT if self.has_heads else LearningType.ONE_CLASS
+        """Zero- or few-shot with heads; without, the host has to fit the model, as it does one-class models."""
+        if not self.has_heads:
+            return LearningType.ONE_CLASS
+        return LearningType.FEW_SHOT if self.few_shot else LearningType.ZERO_SHOT
 
     def configure_optimizers(self) -> Any:
         """Adam on the heads, as in the paper, and the user's schedule."""
@@ -229,6 +235,7 @@ class SDPPlus(ClipModule, AnomalibModule):
                 "(--ckpt_path FILE), or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
             )
             raise RuntimeError(msg)
+        super().on_test_start()
 
     on_predict_start = on_test_start
 

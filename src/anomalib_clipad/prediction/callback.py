@@ -83,7 +83,7 @@ class PredictionReport(Callback):
             self._listed.get(path, ListedImage(path))._replace(class_name=pl_module.class_names[index])
             for path, index in zip(outputs.image_path or [""] * outputs.batch_size, classes.tolist(), strict=True)
         ]
-        self._rows += describe(images, outputs, pl_module.post_processor, classes)
+        self._rows += describe(images, outputs, pl_module.post_processor, classes, pl_module.evidence)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the tables, in the order of the list, and log which files were skipped."""

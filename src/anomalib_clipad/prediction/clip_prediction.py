@@ -4,7 +4,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +43,7 @@ class ClipPrediction(_Base):
     model: SDPModel
     class_name: str | None
     collaborators: Any
+    evidence: Callable[[str], str]
     loaded_classes: tuple[str, ...] = ()
     """Classes of the checkpoint that was loaded."""
 
@@ -90,7 +91,9 @@ class ClipPrediction(_Base):
         skipped: list[PredictionRow] = []
         for read, classes, raw in self._score_images(images, class_name, batch_size, skipped):
             outputs = post_process(self.post_processor, raw, classes)
-            found += to_predictions(read, engine_transform(self.pre_processor), outputs, self.post_processor, classes)
+            found += to_predictions(
+                read, engine_transform(self.pre_processor), outputs, self.post_processor, classes, self.evidence
+            )
         return Predictions(found, skipped)
 
     @torch.no_grad()
@@ -120,12 +123,7 @@ class ClipPrediction(_Base):
         Raises:
             ValueError: If nothing names the class, and the model knows several.
         """
-        paths = batch.image_path or [""] * batch.batch_size
-        told = None if self.class_name is not None else image_categories(self._datamodule, paths)
-        names = told or [UNNAMED] * len(paths)
-        if UNNAMED in names:
-            usual = self.usual_class()
-            names = [usual if name == UNNAMED else name for name in names]
+        names = self._names(batch.image_path or [""] * batch.batch_size)
         return torch.tensor(self._indices(names), device=batch.image.device)
 
     def usual_class(self) -> str:
@@ -186,6 +184,15 @@ class ClipPrediction(_Base):
         log_skipped(skipped)
         if not n_read:
             require_readable(skipped)
+
+    def _names(self, paths: Sequence[str]) -> list[str]:
+        """Name the class of each image file, by the model, the datamodule or what is usual."""
+        told = None if self.class_name is not None else image_categories(self._datamodule, paths)
+        names = told or [UNNAMED] * len(paths)
+        if UNNAMED not in names:
+            return names
+        usual = self.usual_class()
+        return [usual if name == UNNAMED else name for name in names]
 
     def _indices(self, names: Sequence[str]) -> list[int]:
         """Index of each class; text vectors of new ones are computed."""

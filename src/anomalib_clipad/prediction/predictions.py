@@ -3,7 +3,7 @@
 """Prediction from Python: images of any kind in, scores and maps out, without a trainer."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -135,10 +135,15 @@ class Predictions(Sequence[Prediction]):
 
 
 def to_predictions(
-    images: Sequence[ReadImage], transform: Any, outputs: InferenceBatch, post_processor: object, classes: Tensor
+    images: Sequence[ReadImage],
+    transform: Any,
+    outputs: InferenceBatch,
+    post_processor: object,
+    classes: Tensor,
+    evidence: Callable[[str], str],
 ) -> list[Prediction]:
     """Predictions of a batch of B images from post-processed outputs and the class of each image (B,)."""
-    rows = describe([image.source for image in images], outputs, post_processor, classes)
+    rows = describe([image.source for image in images], outputs, post_processor, classes, evidence)
     maps = outputs.anomaly_map.float().cpu()
     masks = [None] * len(rows) if outputs.pred_mask is None else list(outputs.pred_mask.cpu())
     boxes = {size: image_box(transform, size) for size in {image.original_size for image in images}}

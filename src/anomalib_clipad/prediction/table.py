@@ -5,7 +5,7 @@
 import csv
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
@@ -38,6 +38,7 @@ class PredictionRow:
         threshold: The label is anomalous where the score is above it.
         calibrated: Whether ranges and threshold were measured on images of the class. Otherwise the scores of
             different models and classes do not compare, and labels are rough.
+        evidence: What the score rests on: text, heads, how many references.
         error: Why the file could not be read.
         position: Place of the image among those given, from 0; not in the tables, which are ordered by it.
     """
@@ -48,6 +49,7 @@ class PredictionRow:
     label: str | None = None
     threshold: float | None = None
     calibrated: bool | None = None
+    evidence: str | None = None
     error: str | None = None
     position: int = 0
 
@@ -56,9 +58,16 @@ _COLUMNS = tuple(column.name for column in fields(PredictionRow))[:-1]
 
 
 def describe(
-    images: Iterable[ListedImage], predictions: ImageBatch | InferenceBatch, post_processor: object, classes: Tensor
+    images: Iterable[ListedImage],
+    predictions: ImageBatch | InferenceBatch,
+    post_processor: object,
+    classes: Tensor,
+    evidence: Callable[[str], str],
 ) -> list[PredictionRow]:
-    """Rows of a batch of images, named by what each was taken for, from scores and, where decided, labels."""
+    """Rows of a batch of images, named by what each was taken for, from scores and, where decided, labels.
+
+    ``evidence`` says what scores of a class rest on.
+    """
     scores, labels = predictions.pred_score, predictions.pred_label
     decided: Iterable[bool | None] = [None] * len(scores) if labels is None else labels.bool().tolist()
     ours = post_processor if isinstance(post_processor, CategoryPostProcessor) else None
@@ -72,6 +81,7 @@ def describe(
             label=None if anomalous is None else ("anomalous" if anomalous else "normal"),
             threshold=threshold,
             calibrated=ours.is_calibrated(index) if ours else None,
+            evidence=evidence(str(image.class_name)),
             position=image.position,
         )
         for image, score, anomalous, index in zip(images, scores.tolist(), decided, classes.tolist(), strict=True)

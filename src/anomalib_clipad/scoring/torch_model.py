@@ -12,7 +12,17 @@ from anomalib_clipad.clip.surgery import NUM_STAGES, Taps, normalise_layers, sur
 from anomalib_clipad.clip.towers import describe_tower
 from anomalib_clipad.scoring.anomaly_map import class_probability, head_logit_map, head_logits, patch_scores, sdp_map
 from anomalib_clipad.scoring.class_texts import ClassTexts
+from anomalib_clipad.scoring.fusion import (
+    PoolScores,
+    Source,
+    Weights,
+    distance_source,
+    fuse_sources,
+    pool_source,
+    text_map,
+)
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
+from anomalib_clipad.scoring.memory import Memory
 
 
 class SDPModel(nn.Module):
@@ -21,8 +31,10 @@ class SDPModel(nn.Module):
     The tower ``visual`` is frozen by the caller and not altered; there is one head for each tapped layer. Layers and
     taps are those of :func:`~anomalib_clipad.clip.surgery_tokens`; ``sigma`` is in pixels of the input; SDP's maps have
     weight 1, those of the heads ``head_weight``, which is 1 in the paper; ``logit_scale`` is that of the image's
-    probability, see ``Backbone``. Each of the last three arguments makes an ablation if False: one stage, scores of the
-    original path's tokens, texts of equal weight.
+    probability, see ``Backbone``; ``weights`` are those of the text and of what is put beside it. Each of the last
+    three arguments makes an ablation if False: one stage, scores of the original path's tokens, texts of equal weight.
+
+    ``memory`` holds the references of each class, none at first.
     """
 
     def __init__(
@@ -34,6 +46,7 @@ class SDPModel(nn.Module):
         sigma: float = 8.0,
         head_weight: float = 1.0,
         logit_scale: float = 100.0,
+        weights: Weights | None = None,
         *,
         staged: bool = True,
         architecture_surgery: bool = True,
@@ -52,21 +65,27 @@ class SDPModel(nn.Module):
         self.architecture_surgery = architecture_surgery
         self.feature_surgery = feature_surgery
         self.texts = ClassTexts(tower.embed_dim)
+        self.memory = Memory(len(self.layers), tower.width)
+        self.weights = weights or Weights()
 
-    def forward(self, image: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
+    def forward(
+        self, image: Tensor, class_index: Tensor | None = None, pool: PoolScores | None = None
+    ) -> InferenceBatch:
         """Score normalised images (B, 3, H, W), each of the class (B,) that points into ``texts.names``.
 
         ``pred_score`` (B,) is the class token's probability that the image is anomalous, which the post-processor fuses
-        with the maximum of ``anomaly_map`` (B, H, W) in [0, 1].
+        with the maximum of ``anomaly_map`` (B, H, W) in [0, 1]. With references in ``memory``, or what the other images
+        of a ``pool`` say of these, both are means by ``weights``, see ``fusion``.
         """
         texts = self.texts(class_index, image.shape[0])
+        with_references = len(self.memory) > 0 and self.weights.references > 0
         tokens = surgery_tokens(
             self.visual,
             image,
             self.layers,
             self.taps,
             NUM_STAGES if self.staged else 1,
-            "surgery" if self.heads is None else "both",
+            "both" if self.heads is not None or with_references else "surgery",
             architecture_surgery=self.architecture_surgery,
         )
         patches = [] if self.heads is None else self.heads(tokens.patches)
@@ -74,10 +93,21 @@ class SDPModel(nn.Module):
             scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in tokens.embeddings]
             logits = [head_logits(layer, texts) for layer in patches]
             size = (image.shape[-2], image.shape[-1])
-            return InferenceBatch(
-                pred_score=class_probability(tokens.embeddings[-1], texts, self.logit_scale),
-                anomaly_map=sdp_map(scores, tokens.grid, size, self.sigma, logits, self.head_weight),
-            )
+            where = (tokens.grid, size, self.sigma)
+            probability = class_probability(tokens.embeddings[-1], texts, self.logit_scale)
+            anomaly_map = sdp_map(scores, *where, logits, self.head_weight)
+            others = []
+            if with_references:
+                known = self.memory.knows(class_index, image.shape[0])
+                distances = self.memory(tokens.patches, class_index)
+                others.append(distance_source(distances, *where, known * self.weights.references))
+            if pool is not None:
+                others.append(pool_source(pool, *where, self.weights.pool))
+            if others:
+                by_text = text_map(scores, *where, logits, self.head_weight, self.logit_scale)
+                text = Source(by_text, probability, torch.full_like(probability, self.weights.text))
+                anomaly_map, probability = fuse_sources(text, others, anomaly_map)
+            return InferenceBatch(pred_score=probability, anomaly_map=anomaly_map)
 
     @torch.no_grad()
     def tapped_patches(self, image: Tensor) -> TappedPatches:

@@ -1,0 +1,224 @@
+# Copyright (C) 2026 The anomalib-clipad authors
+# SPDX-License-Identifier: Apache-2.0
+"""References: images known to be good, which a model remembers and compares others with."""
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from anomalib_clipad.base.files import atomic_write
+from anomalib_clipad.base.text import list_some, printable
+from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, engine_transform, read_ahead
+from anomalib_clipad.data.references import References, draw_shots
+from anomalib_clipad.host.trainer import attached_trainer
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
+from anomalib_clipad.prediction.predictions import Images, in_batches
+from anomalib_clipad.prediction.table import describe_skipped, log_skipped, require_readable
+from anomalib_clipad.scoring.fusion import DISTANCE_GAIN
+from anomalib_clipad.scoring.torch_model import SDPModel
+
+logger = logging.getLogger(__name__)
+
+REFERENCES_FILE = "references.csv"
+"""Names the references that a run has used, in its results folder."""
+
+_SUSPICIOUS = 6.0
+"""A reference is named in a warning if its leave-one-out score lies so many deviations above the median."""
+
+_FEWEST_TO_SUSPECT = 4
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from anomalib_clipad.prediction.clip_prediction import ClipPrediction as _Base
+else:
+    _Base = object
+
+
+class ClipReferences(_Base):
+    """Methods by which a model remembers references; part of ``ClipModule``."""
+
+    model: SDPModel
+    references: References | None
+    _prepared: bool = False
+
+    @torch.no_grad()
+    def remember(
+        self,
+        images: Images,
+        class_name: str | Sequence[str] | None = None,
+        *,
+        turns: int = 1,
+        flips: bool = False,
+        max_patches: int = References.max_patches,
+        batch_size: int = BATCH_SIZE,
+    ) -> "Self":
+        """Remember images known to be good, beside those remembered before, and compare others with them from now on.
+
+        The model keeps their patch tokens: they are part of checkpoints and exports, the images are not. A calibration
+        of their classes is forgotten, since scores are others now. Files that cannot be read are logged and skipped.
+
+        Args:
+            images: As in :meth:`predict`.
+            class_name: As in :meth:`predict`.
+            turns: Copies of each image, turned by equal angles, itself included: 1, 2, 4 or 8.
+            flips: Whether mirrored copies are added.
+            max_patches: Patches kept of each class and layer; more are thinned by the host's coreset.
+            batch_size: Images in a batch.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: If there is no such folder or CSV file.
+            OSError: If none of the files can be read.
+            ValueError: If an argument is not valid, or the model knows several classes and ``class_name`` is not given.
+
+        Example:
+            >>> import torch
+            >>> from anomalib_clipad import SDP
+            >>> clipad = SDP("clipad-tiny").remember(torch.rand(2, 3, 64, 64), class_name="nut")
+            >>> clipad.evidence("nut")
+            'text, references (2)'
+        """
+        options = References(path="-", turns=turns, flips=flips, max_patches=max_patches)
+        self._remember([image for batch in in_batches(images, class_name, batch_size) for image in batch], options)
+        return self
+
+    def forget(self, class_name: str | None = None) -> "Self":
+        """Forget the references of a class, or all; return the model.
+
+        Raises:
+            ValueError: If the model does not know the class.
+        """
+        if class_name is not None and class_name not in self.class_names:
+            msg = f"Expected class_name to be one of {list_some(self.class_names, 20)}, but got {class_name!r}."
+            raise ValueError(msg)
+        chosen = range(len(self.class_names)) if class_name is None else [self.class_names.index(class_name)]
+        for index in chosen:
+            if self.model.memory.n_images(index):
+                self.model.memory.forget(index)
+                self._forget_calibration(index)
+        return self
+
+    def evidence(self, class_name: str) -> str:
+        """Say what scores of a class rest on: text, heads, how many references."""
+        sources = ["text"] if self.model.weights.text or not self._n_references(class_name) else []
+        if self.model.heads is not None and sources:
+            sources.append("heads")
+        count = self._n_references(class_name)
+        return ", ".join([*sources, f"references ({count})"] if count and self.model.weights.references else sources)
+
+    @torch.no_grad()
+    def _remember_given(self) -> None:
+        """Remember the references of the constructor, once, on the device where the model runs."""
+        given = self.references
+        if given is None or self._prepared:
+            return
+        if given.k_shot:
+            images = draw_shots(self._datamodule, given.k_shot, given.seed, self._names)
+        else:
+            images = given.listed()
+            if self.class_name is not None and any(image.class_name for image in images):
+                images = [image for image in images if image.class_name in {None, self.class_name}]
+        named = [image if image.class_name else image._replace(class_name=self.usual_class()) for image in images]
+        logger.info("References: %s", list_some([printable(image.path) for image in named], 20))
+        memory = self.model.memory
+        loaded, calibrated = memory.patches, self._calibrations()
+        for index in set(self._indices([str(image.class_name) for image in named])):
+            memory.forget(index)
+        self._remember(named, given)
+        if loaded.shape == memory.patches.shape and torch.allclose(loaded, memory.patches, atol=1e-5):
+            self._set_calibrations(calibrated)  # those of the checkpoint
+        self._prepared = True
+        self._write_references(named)
+
+    def _remember(self, images: Sequence[ListedImage], options: References) -> None:
+        memory, transform = self.model.memory, engine_transform(self.pre_processor)
+
+        def prepare(image: Tensor) -> Tensor:
+            copies = options.turned(image)
+            return torch.stack([each if transform is None else transform(each) for each in copies])
+
+        self.eval()
+        named = [image if image.class_name else image._replace(class_name=self.usual_class()) for image in images]
+        batches = (named[start : start + BATCH_SIZE] for start in range(0, len(named), BATCH_SIZE))
+        skipped, files = [], dict[int, list[str]]()
+        for read, unreadable in read_ahead(batches, prepare):
+            skipped += map(describe_skipped, unreadable)
+            for index, image in zip(self._indices([str(one.source.class_name) for one in read]), read, strict=True):
+                tapped = self.model.tapped_patches(image.pixels.to(self.device))
+                memory.add(index, tapped.layers, options.copies)
+                files.setdefault(index, []).append(printable(image.source.path))
+        log_skipped(skipped)
+        if not files:
+            require_readable(skipped)
+        for index, paths in files.items():
+            self._forget_calibration(index)
+            self._warn_of_suspects(index, paths)
+            memory.thin(index, options.max_patches)
+        size = memory.patches.nbytes / 1e6
+        logger.info("References of %d classes: %d patches, %.1f MB.", len(files), len(memory), size)
+
+    def _warn_of_suspects(self, index: int, paths: Sequence[str]) -> None:
+        """Name references that resemble none of the others: one that is defective makes its defect normal."""
+        memory = self.model.memory
+        count = memory.n_images(index)
+        if count < _FEWEST_TO_SUSPECT or count > len(paths):
+            return
+        scores = torch.stack([self._left_out_score(index, number) for number in range(count)])
+        deviation = (scores - scores.median()).abs().median().clamp_min(0.005) * 1.4826
+        for path, score in zip(paths, ((scores - scores.median()) / deviation).tolist(), strict=True):
+            if score > _SUSPICIOUS:
+                logger.warning(
+                    "Expected references to be good, but %s of %s differs from all others, %.0f deviations above their "
+                    "median. If it shows a defect, leave it out: whatever a reference shows counts as normal.",
+                    path or "an image",
+                    self.class_names[index],
+                    score,
+                )
+
+    def _left_out_score(self, index: int, number: int) -> Tensor:
+        """Largest distance of a patch of a reference to the other references of its class."""
+        memory = self.model.memory
+        rows = (memory.class_index == index) & (memory.image_index == number)
+        of_image = list(memory.patches[:, None, rows])
+        named = torch.tensor([index], device=rows.device)
+        distances = memory(of_image, named, left_out=torch.tensor([number], device=rows.device))
+        return (DISTANCE_GAIN * distances).amax().clamp(max=1)
+
+    def _n_references(self, class_name: str) -> int:
+        return self.model.memory.n_images(self.class_names.index(class_name)) if class_name in self.class_names else 0
+
+    def _forget_calibration(self, index: int) -> None:
+        post_processor = self.post_processor
+        if isinstance(post_processor, CategoryPostProcessor) and post_processor.is_calibrated(index):
+            logger.warning(
+                "The calibration of %s is forgotten, since its references have changed: calibrate again.",
+                self.class_names[index],
+            )
+            post_processor.calibrate(index, None)
+
+    def _calibrations(self) -> dict[str, Any]:
+        return (
+            {} if self.post_processor is None else {k: v.clone() for k, v in self.post_processor.state_dict().items()}
+        )
+
+    def _set_calibrations(self, state: dict[str, Any]) -> None:
+        if self.post_processor is not None:
+            self.post_processor.load_state_dict(state)
+
+    def _write_references(self, images: Sequence[ListedImage]) -> None:
+        trainer = attached_trainer(self)
+        if trainer is None or not trainer.is_global_zero:
+            return
+        table = Path(trainer.default_root_dir) / REFERENCES_FILE
+        with atomic_write(table) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(
+                [("path", "class_name"), *((printable(image.path), image.class_name) for image in images)]
+            )
