@@ -87,7 +87,11 @@ class ClipCheckpoint(_Base):
             if key not in {component.__qualname__ for component in components}
         }
         # References are in the state; weights are plain data, which a checkpoint may hold.
-        checkpoint["hyper_parameters"].update(references=None, weights=vars(self.model.weights).copy())
+        checkpoint["hyper_parameters"].update(
+            references=None,
+            pool=self.pool is not None and vars(self.pool).copy(),
+            weights=vars(self.model.weights).copy(),
+        )
         collaborators = self.collaborators
         checkpoint[CHECKPOINT_KEY] = {
             **describe_model(self.model, collaborators.backbone, collaborators.text_engine),

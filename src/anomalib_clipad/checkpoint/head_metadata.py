@@ -105,6 +105,26 @@ class HeadsMetadata:
         return cls(**values)
 
 
+def describe_trained_heads(model: Any, datamodule: Any) -> HeadsMetadata:
+    """Describe heads that ``SDPPlus`` has just trained on the auxiliary images of a datamodule."""
+    clip = model.collaborators.backbone
+    return HeadsMetadata(
+        clip.name,
+        clip.pretrained,
+        clip.fingerprint,
+        model.model.layers,
+        model.model.taps,
+        clip.tower.family,
+        auxiliary=", ".join(getattr(datamodule, "auxiliary_names", ())) or None,
+        categories=tuple(getattr(datamodule, "auxiliary_categories", ())),
+        prompts=str(model.hparams.get("prompts") or "industrial"),
+        strategy=model.hparams.get("strategy"),
+        seed=model.seed,
+        steps=model.trainer.global_step,
+        metrics={name: float(value) for name, value in model.trainer.callback_metrics.items()},
+    )
+
+
 def check_heads(
     heads: LinearHeads,
     metadata: HeadsMetadata | None,

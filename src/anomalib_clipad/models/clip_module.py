@@ -28,8 +28,10 @@ from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
 from anomalib_clipad.prediction.clip_references import ClipReferences
+from anomalib_clipad.prediction.pool_pass import PoolPass
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
 from anomalib_clipad.scoring.fusion import Weights
+from anomalib_clipad.scoring.pool import Pool
 from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
 
@@ -59,6 +61,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         calibrate_unlabelled: bool,
         sigma: float | None,
         references: Any,
+        pool: Any,
         weights: Any,
         **settings: Any,
     ) -> None:
@@ -68,7 +71,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         self.collaborators = collaborators
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled
-        self.references = References.of(references)
+        self.references, self.pool = References.of(references), Pool.of(pool)
         visual = collaborators.backbone.model.visual
         scale = collaborators.backbone.logit_scale
         blur = collaborators.sigma(sigma)
@@ -103,7 +106,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the host's components, a check of the images, the tables of prediction, and what tidies up."""
-        return [*super().configure_callbacks(), ImageCheck(), PredictionReport(), self.borrowed]
+        return [*super().configure_callbacks(), ImageCheck(), PoolPass(), PredictionReport(), self.borrowed]
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """No validation where there is no datamodule: the host validates before it predicts on a folder."""
@@ -140,7 +143,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Batch:
         """Score a batch; in validation the post-processor calibrates itself on the result."""
-        del batch_idx, dataloader_idx
-        return batch.update(**self.model(batch.image, self.class_index(batch))._asdict())
+        pool = self.pooled.of(dataloader_idx, batch_idx, batch.image.device) if self.pooled else None
+        return batch.update(**self.model(batch.image, self.class_index(batch), pool)._asdict())
 
     validation_step = predict_step = test_step

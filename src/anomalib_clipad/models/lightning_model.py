@@ -16,6 +16,7 @@ from anomalib_clipad.data.references import References
 from anomalib_clipad.models.clip_module import ClipModule
 from anomalib_clipad.models.collaborators import find_collaborators
 from anomalib_clipad.scoring.fusion import Weights
+from anomalib_clipad.scoring.pool import Pool
 
 
 class SDP(ClipModule, AnomalibModule):
@@ -43,6 +44,8 @@ class SDP(ClipModule, AnomalibModule):
             which need no labels; each image is scored twice. See docs/thresholds.md.
         references: Images known to be good, with which others are compared: a folder, a CSV file of paths and class
             names, a folder for each class, or ``References`` with further options. See docs/memory.md.
+        pool: Whether the images of each class in a run, which need no labels, score each other; or ``Pool`` with
+            further options. See docs/memory.md.
         weights: Weights of the text and of what is put beside it, see docs/memory.md.
         text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
         pre_processor: Pre-processor, or whether to use the default one.
@@ -81,6 +84,7 @@ class SDP(ClipModule, AnomalibModule):
         image_size: int | tuple[int, int] | None = None,
         calibrate_unlabelled: bool = False,
         references: References | dict[str, str] | str | None = None,
+        pool: Pool | bool = False,
         weights: Weights | dict[str, float] | None = None,
         staged: bool = True,
         architecture_surgery: bool = True,
@@ -97,7 +101,7 @@ class SDP(ClipModule, AnomalibModule):
         super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
         settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
-        self._build(parts, class_name, calibrate_unlabelled, sigma, references, weights, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, references, pool, weights, **settings)
 
     @property
     def learning_type(self) -> LearningType:

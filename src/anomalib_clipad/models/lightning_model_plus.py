@@ -20,8 +20,9 @@ from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from anomalib_clipad.base.allocation import CachePlace
 from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, make_heads, save_heads
-from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads
+from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads, describe_trained_heads
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
 from anomalib_clipad.data.image_loader import pre_process
@@ -34,8 +35,9 @@ from anomalib_clipad.models.lightning_model import SDP
 from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.loss import segmentation_loss
+from anomalib_clipad.scoring.pool import Pool
 from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint
-from anomalib_clipad.training.token_cache import CachePlace, TokenBatch, train_on_tokens
+from anomalib_clipad.training.token_cache import TokenBatch, train_on_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         image_size: int | tuple[int, int] | None = None,
         calibrate_unlabelled: bool = False,
         references: References | dict[str, str] | str | None = None,
+        pool: Pool | bool = False,
         weights: Weights | dict[str, float] | None = None,
         learning_rate: float = 1e-4,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -120,7 +123,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "42")) if seed is None else seed
         linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
         settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
-        self._build(parts, class_name, calibrate_unlabelled, sigma, references, weights, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, references, pool, weights, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
         self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch
@@ -284,22 +287,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         """What the heads were made for; of heads that were loaded, what their file says."""
         if self.heads_metadata is not None:
             return self.heads_metadata
-        clip, datamodule = self.collaborators.backbone, self._datamodule
-        return HeadsMetadata(
-            clip.name,
-            clip.pretrained,
-            clip.fingerprint,
-            self.model.layers,
-            self.model.taps,
-            clip.tower.family,
-            auxiliary=", ".join(getattr(datamodule, "auxiliary_names", ())) or None,
-            categories=tuple(getattr(datamodule, "auxiliary_categories", ())),
-            prompts=str(self.hparams.get("prompts") or "industrial"),
-            strategy=self.hparams.get("strategy"),
-            seed=self.seed,
-            steps=self.trainer.global_step,
-            metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
-        )
+        return describe_trained_heads(self, self._datamodule)
 
 
 if SDP.__doc__ and SDPPlus.__doc__:  # `--help` takes the words for an argument from the class's own docstring alone

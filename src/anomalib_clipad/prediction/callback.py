@@ -5,7 +5,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from anomalib.data import ImageBatch, PredictDataset
@@ -22,10 +22,10 @@ from anomalib_clipad.data.image_loader import (
     ReadableLoader,
     engine_transform,
     load_images,
-    pre_process,
 )
 from anomalib_clipad.host.prediction import exchange_predict_loaders
 from anomalib_clipad.post_processing.post_processor import calibrate_on
+from anomalib_clipad.prediction.pool_pass import run_batches
 from anomalib_clipad.prediction.table import (
     CSV_FILE,
     PredictionRow,
@@ -120,11 +120,8 @@ def _robust(loader: Any, trainer: Trainer, pl_module: Any) -> Any:
 
 def _score(trainer: Trainer, module: Any) -> Iterator[tuple[ImageBatch, Tensor]]:
     """Score all images of the run: raw predictions, which are not kept, and classes (B,)."""
-    for limit, loader in zip(trainer.predict_loop.max_batches, _loaders(trainer), strict=True):
-        for number, read in enumerate(islice(loader, None if limit == float("inf") else int(limit))):
-            batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(read))
-            batch.image = pre_process(module.pre_processor, batch.image)
-            yield trainer.strategy.predict_step(batch, number), module.class_index(batch)
+    for loader, number, batch in run_batches(trainer, module):
+        yield trainer.strategy.predict_step(batch, number, loader), module.class_index(batch)
 
 
 def _lists(trainer: Trainer) -> Iterator[ImageListDataset]:

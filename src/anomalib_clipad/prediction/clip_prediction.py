@@ -4,7 +4,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +16,13 @@ from torch import Tensor
 
 from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.categories import UNNAMED, image_categories
-from anomalib_clipad.data.image_loader import BATCH_SIZE, ReadImage, engine_transform, read_ahead
+from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, ReadImage, engine_transform, read_ahead
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
+from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
+from anomalib_clipad.scoring.pool import Pool, PoolTokens
 from anomalib_clipad.scoring.torch_model import SDPModel
 
 logger = logging.getLogger(__name__)
@@ -44,6 +48,9 @@ class ClipPrediction(_Base):
     class_name: str | None
     collaborators: Any
     evidence: Callable[[str], str]
+    add_to_pool: Callable[[PoolTokens, Tensor, Tensor], None]
+    pool: Pool | None
+    pooled: PooledRun | None
     loaded_classes: tuple[str, ...] = ()
     """Classes of the checkpoint that was loaded."""
 
@@ -54,7 +61,12 @@ class ClipPrediction(_Base):
 
     @torch.no_grad()
     def predict(
-        self, images: Images, class_name: str | Sequence[str] | None = None, batch_size: int = BATCH_SIZE
+        self,
+        images: Images,
+        class_name: str | Sequence[str] | None = None,
+        batch_size: int = BATCH_SIZE,
+        *,
+        pool: Pool | bool | None = None,
     ) -> Predictions:
         """Score images; the results are those of ``anomalib predict``.
 
@@ -66,6 +78,7 @@ class ClipPrediction(_Base):
                 docs/predict.md; or any number of images.
             class_name: What the images show, one name for all or one for each; by default as in :meth:`usual_class`.
             batch_size: Images in a batch.
+            pool: Whether the images of each class score each other, or how; ``None`` for the model's own setting.
 
         Returns:
             Scores, labels, maps and masks; they stay in main memory. For very many images ``anomalib predict`` keeps
@@ -89,7 +102,7 @@ class ClipPrediction(_Base):
         """
         found: list[Prediction] = []
         skipped: list[PredictionRow] = []
-        for read, classes, raw in self._score_images(images, class_name, batch_size, skipped):
+        for read, classes, raw in self._score_images(images, class_name, batch_size, skipped, pool):
             outputs = post_process(self.post_processor, raw, classes)
             found += to_predictions(
                 read, engine_transform(self.pre_processor), outputs, self.post_processor, classes, self.evidence
@@ -98,7 +111,12 @@ class ClipPrediction(_Base):
 
     @torch.no_grad()
     def calibrate(
-        self, images: Images, class_name: str | Sequence[str] | None = None, batch_size: int = BATCH_SIZE
+        self,
+        images: Images,
+        class_name: str | Sequence[str] | None = None,
+        batch_size: int = BATCH_SIZE,
+        *,
+        pool: Pool | bool | None = None,
     ) -> "Self":
         """Set ranges and thresholds of each class from images without labels, see docs/thresholds.md.
 
@@ -107,7 +125,7 @@ class ClipPrediction(_Base):
         Returns:
             The model.
         """
-        scored = self._score_images(images, class_name, batch_size, [])
+        scored = self._score_images(images, class_name, batch_size, [], pool)
         calibrate_on(self, ((raw, classes) for _, classes, raw in scored))
         return self
 
@@ -163,15 +181,42 @@ class ClipPrediction(_Base):
         return getattr(attached_trainer(self), "datamodule", None)
 
     def _score_images(
-        self, images: Images, class_name: str | Sequence[str] | None, batch_size: int, skipped: list[PredictionRow]
+        self,
+        images: Images,
+        class_name: str | Sequence[str] | None,
+        batch_size: int,
+        skipped: list[PredictionRow],
+        pool: Pool | bool | None,
     ) -> Iterator[tuple[list[ReadImage], Tensor, InferenceBatch]]:
         """Score batches: the images with their class names, their classes (B,), raw predictions; and list the rest."""
         self.on_predict_start()  # refuses what `anomalib predict` refuses
         self.eval()
-        named = (
+        named: Iterable[list[ListedImage]] = (
             [image if image.class_name else image._replace(class_name=self.usual_class()) for image in batch]
             for batch in in_batches(images, class_name, batch_size)
         )
+        options, self.pooled = self.pool if pool is None else Pool.of(pool), None
+        if options is not None:
+            named = list(named)
+            self._pool_images(named, options)
+        for number, (read, classes, pixels) in enumerate(self._read_images(named, skipped)):
+            others = self.pooled.of(0, number, self.device) if self.pooled else None
+            yield read, classes, self.model(pixels, classes, others)
+        log_skipped(skipped)
+
+    def _pool_images(self, named: Sequence[Sequence[ListedImage]], options: Pool) -> None:
+        """Let images of each class score each other."""
+        tokens = PoolTokens(options, sum(map(len, named)), Path(gettempdir()))
+        rows, seen = dict[tuple[int, int], slice](), 0
+        for number, (read, classes, pixels) in enumerate(self._read_images(named, [])):
+            self.add_to_pool(tokens, pixels, classes)
+            rows[0, number], seen = slice(seen, seen + len(read)), seen + len(read)
+        self.pooled = PooledRun(tokens.scores(self.class_names, self.device), rows)
+
+    def _read_images(
+        self, named: Iterable[Sequence[ListedImage]], skipped: list[PredictionRow]
+    ) -> Iterator[tuple[list[ReadImage], Tensor, Tensor]]:
+        """Read batches: the images, their classes (B,) and pixels for the tower (B, 3, H, W); and list the rest."""
         n_read = 0
         for read, unreadable in read_ahead(named, engine_transform(self.pre_processor)):
             skipped += map(describe_skipped, unreadable)
@@ -179,10 +224,9 @@ class ClipPrediction(_Base):
             if read:
                 names = [str(image.source.class_name) for image in read]
                 classes = torch.tensor(self._indices(names), device=self.device)
-                pixels = torch.stack([image.pixels for image in read]).to(self.device)
-                yield read, classes, self.model(pixels, classes)
-        log_skipped(skipped)
+                yield read, classes, torch.stack([image.pixels for image in read]).to(self.device)
         if not n_read:
+            log_skipped(skipped)
             require_readable(skipped)
 
     def _names(self, paths: Sequence[str]) -> list[str]:

@@ -17,9 +17,11 @@ from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, engine_tr
 from anomalib_clipad.data.references import References, draw_shots
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
+from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, in_batches
 from anomalib_clipad.prediction.table import describe_skipped, log_skipped, require_readable
 from anomalib_clipad.scoring.fusion import DISTANCE_GAIN
+from anomalib_clipad.scoring.pool import Pool, PoolTokens
 from anomalib_clipad.scoring.torch_model import SDPModel
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,9 @@ class ClipReferences(_Base):
 
     model: SDPModel
     references: References | None
+    pool: Pool | None
+    pooled: PooledRun | None = None
+    """What the images of the present run say of each other."""
     _prepared: bool = False
 
     @torch.no_grad()
@@ -107,12 +112,20 @@ class ClipReferences(_Base):
         return self
 
     def evidence(self, class_name: str) -> str:
-        """Say what scores of a class rest on: text, heads, how many references."""
-        sources = ["text"] if self.model.weights.text or not self._n_references(class_name) else []
-        if self.model.heads is not None and sources:
-            sources.append("heads")
-        count = self._n_references(class_name)
-        return ", ".join([*sources, f"references ({count})"] if count and self.model.weights.references else sources)
+        """Say what scores of a class rest on: text, heads, how many references, how many images of a pool."""
+        weights, index = self.model.weights, self.class_names.index(class_name) if class_name in self.class_names else 0
+        counts = {
+            "references": self.model.memory.n_images(index) if weights.references else 0,
+            "pool": self.pooled.sizes.get(class_name, 0) if self.pooled and weights.pool else 0,
+        }
+        others = [f"{name} ({count})" for name, count in counts.items() if count]
+        text = ["text"] if self.model.heads is None else ["text", "heads"]
+        return ", ".join([*(text if weights.text or not others else []), *others])
+
+    def add_to_pool(self, tokens: PoolTokens, image: Tensor, class_index: Tensor) -> None:
+        """Add normalised images (B, 3, H, W) of some classes (B,) to those that are going to score each other."""
+        tapped, embeddings = self.model.pool_tokens(image)
+        tokens.add(tapped.layers, tapped.grid, embeddings, class_index)
 
     @torch.no_grad()
     def _remember_given(self) -> None:
@@ -191,9 +204,6 @@ class ClipReferences(_Base):
         named = torch.tensor([index], device=rows.device)
         distances = memory(of_image, named, left_out=torch.tensor([number], device=rows.device))
         return (DISTANCE_GAIN * distances).amax().clamp(max=1)
-
-    def _n_references(self, class_name: str) -> int:
-        return self.model.memory.n_images(self.class_names.index(class_name)) if class_name in self.class_names else 0
 
     def _forget_calibration(self, index: int) -> None:
         post_processor = self.post_processor

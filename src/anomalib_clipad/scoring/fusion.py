@@ -60,10 +60,14 @@ class Weights:
 
 
 class PoolScores(NamedTuple):
-    """What the other images of a pool say of B images: patch scores (B, N) in [0, 2], image scores (B,) in [0, 1]."""
+    """What the other images of a pool say of B images: patch scores (B, N) in [0, 2], image scores (B,) in [0, 1].
+
+    ``known`` (B,) tells which images were scored.
+    """
 
     patches: Tensor
     images: Tensor
+    known: Tensor
 
 
 class Source(NamedTuple):
@@ -107,8 +111,8 @@ def distance_source(
 
 def pool_source(pool: PoolScores, grid: tuple[int, int], size: tuple[int, int], sigma: float, weight: float) -> Source:
     """What the other images of a pool say; lengths of differences of unit vectors become half of 1 minus cosines."""
-    weights = torch.full_like(pool.images, weight)
-    return distance_source(as_distances(pool.patches), grid, size, sigma, weights)._replace(score=pool.images)
+    distances = as_distances(pool.patches)
+    return distance_source(distances, grid, size, sigma, pool.known * weight)._replace(score=pool.images)
 
 
 def as_distances(mutual: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ https://arxiv.org/abs/2303.14814; APRIL-GAN, https://arxiv.org/abs/2305.17382). 
 score each other: a patch that resembles few of the others' is anomalous (MuSc, https://arxiv.org/abs/2401.16753).
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -58,16 +57,16 @@ def neighbourhood(patches: Tensor, grid: tuple[int, int], degree: int) -> Tensor
 
 
 def mutual_scores(
-    layers: Sequence[Tensor],
+    layers: Iterable[Tensor],
     grid: tuple[int, int],
     degrees: Sequence[int] = DEGREES,
     share: float = NEAREST_SHARE,
     block_bytes: int = _BLOCK_BYTES,
 ) -> Tensor:
-    """Scores (B, N) of the patches of a pool of B images by each other, at least 0, of the MuSc paper's equation 4.
+    """Scores (B, N) in [0, 2] of the patches of a pool of B images by each other (MuSc).
 
     Args:
-        layers: Patch tokens (B, N, D) of each tapped layer, in any precision, wherever they lie.
+        layers: Patch tokens (B, N, D) of each tapped layer, in any precision; those of one are held at a time.
         grid: Patches along the height and the width.
         degrees: Odd sides of the neighbourhoods, in patches.
         share: Share of the other images, those nearest to a patch, whose distances are averaged; one image at least.
@@ -76,26 +75,31 @@ def mutual_scores(
     Raises:
         ValueError: If there is one image only, or a degree is even.
     """
-    n_images, n_patches = layers[0].shape[:2]
-    if n_images < 2:
-        msg = f"Expected a pool of at least 2 images, but got {n_images}. Images of a pool score each other."
-        raise ValueError(msg)
     if any(degree < 1 or degree % 2 == 0 for degree in degrees):
         msg = f"Expected degrees to be odd numbers of patches, but got {list(degrees)}. MuSc's are 1, 3 and 5."
         raise ValueError(msg)
+    found = []
+    for layer in layers:
+        if len(layer) < 2:
+            msg = f"Expected a pool of at least 2 images, but got {len(layer)}. Images of a pool score each other."
+            raise ValueError(msg)
+        found += [_mutual_scores(neighbourhood(layer, grid, degree), share, block_bytes) for degree in degrees]
+    return torch.stack(found).mean(dim=0)
+
+
+def _mutual_scores(patches: Tensor, share: float, block_bytes: int) -> Tensor:
+    """The same for unit vectors (B, N, D) of one layer and degree."""
+    n_images, n_patches = patches.shape[:2]
     nearest = max(1, int(share * (n_images - 1)))
     side = max(1, min(n_images, int((block_bytes / 4) ** 0.5 / n_patches)))  # images along both sides of a block
-    total = torch.zeros(n_images, n_patches)
-    for layer, degree in product(layers, degrees):
-        aggregated = neighbourhood(layer, grid, degree)
-        for rows in _slices(n_images, side):
-            distances = torch.cat(
-                [_distances(aggregated[rows], aggregated[others]) for others in _slices(n_images, side)], 2
-            )
-            own = torch.arange(rows.start, rows.stop)
-            distances[torch.arange(len(own)), :, own] = torch.inf
-            total[rows] += distances.topk(nearest, dim=-1, largest=False).values.mean(dim=-1).cpu()
-    return total / (len(layers) * len(degrees))
+    scores = []
+    for rows in _slices(n_images, side):
+        blocks = [_distances(patches[rows], patches[others]) for others in _slices(n_images, side)]
+        distances = torch.cat(blocks, dim=-1)  # (A, N, B)
+        own = torch.arange(rows.start, rows.stop)
+        distances[own - rows.start, :, own] = torch.inf
+        scores.append(distances.topk(nearest, dim=-1, largest=False).values.mean(dim=-1).cpu())
+    return torch.cat(scores)
 
 
 def smoothed_by_neighbours(scores: Tensor, embeddings: Tensor, ranks: Sequence[int] = RANKS) -> Tensor:

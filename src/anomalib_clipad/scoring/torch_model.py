@@ -115,6 +115,12 @@ class SDPModel(nn.Module):
         tokens = surgery_tokens(self.visual, image, self.layers, self.taps, paths="original")
         return TappedPatches(tokens.patches, tokens.grid)
 
+    @torch.no_grad()
+    def pool_tokens(self, image: Tensor) -> tuple[TappedPatches, Tensor]:
+        """What images of a pool are compared by: tapped patches, and image embeddings (B, C)."""
+        tokens = surgery_tokens(self.visual, image, self.layers, self.taps)
+        return TappedPatches(tokens.patches, tokens.grid), tokens.embeddings[-1][:, 0]
+
     def logit_maps(self, patches: TappedPatches, size: tuple[int, int], class_index: Tensor) -> list[Tensor]:
         """Logits (B, H, W) of each head before sigmoid and blur, from which the loss is computed."""
         if self.heads is None:

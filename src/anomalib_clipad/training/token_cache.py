@@ -6,17 +6,11 @@ The tower sees the same images in every epoch and costs far more than the heads.
 precision, in memory or in one file, and the training dataset is exchanged for one that yields them.
 """
 
-import logging
-import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from torch import Tensor
@@ -24,15 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.tv_tensors import Mask
 from tqdm import tqdm
 
+from anomalib_clipad.base.allocation import CachePlace, allocate
 from anomalib_clipad.scoring.heads import TappedPatches
 from anomalib_clipad.training.borrowed import Borrowed
-
-logger = logging.getLogger(__name__)
-
-CachePlace = Literal["memory", "disk"]
-
-_SPARE = 0.1
-"""Share of the free memory or disk that is left alone."""
 
 
 @dataclass
@@ -116,8 +104,7 @@ def cache_tokens(
 ) -> CachedTokens:
     """Run the tower over a dataset once, each image in the dataset's own order; RuntimeError if the tokens do not fit.
 
-    On disk they take the file system of ``folder``, in a file that has no name where the system allows that: it is gone
-    with the last process that uses it, even one that is killed. Each of ``processes`` of a machine keeps all of them.
+    Where they are kept is told in :func:`~anomalib_clipad.base.allocation.allocate`.
     """
     total = len(loader.dataset)  # type: ignore[arg-type]
     tokens = masks = None
@@ -129,7 +116,7 @@ def cache_tokens(
             found = torch.stack(tapped.layers, dim=1).half().cpu()  # (B, L, N, D)
             if tokens is None or masks is None:
                 grid = tapped.grid
-                tokens = _allocate((total, *found.shape[1:]), place, folder, processes)
+                tokens = allocate((total, *found.shape[1:]), place, folder, "token_cache", processes)
                 masks = torch.zeros(total, *batch.gt_mask.shape[-2:], dtype=torch.bool)
             rows = slice(len(paths), len(paths) + len(found))
             tokens[rows] = found
@@ -140,43 +127,3 @@ def cache_tokens(
         msg = "Expected the training dataset to hold images, but got none. Check the auxiliary dataset."
         raise RuntimeError(msg)
     return CachedTokens(tokens, masks, paths, grid)
-
-
-def _allocate(shape: tuple[int, ...], place: CachePlace, folder: Path, processes: int) -> Tensor:
-    """Make room for float16 tokens, after saying how much it takes and checking that there is as much."""
-    size, free = 2 * math.prod(shape), _free_bytes(place, folder)
-    each = "" if processes == 1 else f" in each of {processes} processes"
-    logger.info("Caching the tokens of %d images takes %.2f GB of %s%s.", shape[0], size / 1e9, place, each)
-    if free is not None and size * processes > (1 - _SPARE) * free:
-        other = "disk" if place == "memory" else "memory"
-        msg = (
-            f"Expected the cached tokens to fit into {place}, but got {size / 1e9:.2f} GB of tokens{each} for "
-            f"{free / 1e9:.2f} GB that are free. Choose token_cache={other!r} or None, or fewer auxiliary categories."
-        )
-        raise RuntimeError(msg)
-    if place == "memory":
-        return torch.empty(shape, dtype=torch.float16).share_memory_()  # for the workers of the dataloader
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives it
-        return torch.from_numpy(np.memmap(file, dtype=np.float16, mode="w+", shape=shape))
-
-
-def _free_bytes(place: CachePlace, folder: Path) -> int | None:
-    """Free memory or disk, None where the system does not tell."""
-    if place == "disk":
-        existing: Any = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        return shutil.disk_usage(existing).free
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
-    except (ValueError, OSError):
-        return None
-
-
-def _reclaimable() -> int:
-    """Bytes that Linux holds as file cache and gives back when asked."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if len(line.split()) > 1}
-    return max(0, values.get("MemAvailable", 0) - values.get("MemFree", 0))

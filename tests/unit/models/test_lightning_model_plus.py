@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import layouts
 from anomalib_clipad import MVTec, SDPPlus
+from anomalib_clipad.base import allocation
 from anomalib_clipad.data.labelled import LabelledImages
-from anomalib_clipad.training import token_cache
 from tiny import make_engine, sdp_plus
 
 N_IMAGES = 12
@@ -220,7 +220,7 @@ class TestCache:
 
     @pytest.mark.parametrize(("cache", "other"), [("memory", "disk"), ("disk", "memory")])
     def test_that_does_not_fit_is_refused(self, fit, make_data, tmp_path, monkeypatch, cache, other):
-        monkeypatch.setattr(token_cache, "_free_bytes", lambda *_: 1_000_000)
+        monkeypatch.setattr(allocation, "_free_bytes", lambda *_: 1_000_000)
         data, watcher = make_data(), Watcher()
 
         expected = (

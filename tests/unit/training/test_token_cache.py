@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.tv_tensors import Mask
 
+from anomalib_clipad.base import allocation
+from anomalib_clipad.base.allocation import CachePlace
 from anomalib_clipad.scoring.heads import TappedPatches
-from anomalib_clipad.training import token_cache
-from anomalib_clipad.training.token_cache import CachedTokens, CachePlace, cache_tokens
+from anomalib_clipad.training.token_cache import CachedTokens, cache_tokens
 
 M, LAYERS, GRID, WIDTH = 5, 2, (2, 3), 8
 SHAPE = (LAYERS, 6, WIDTH)
@@ -118,13 +119,13 @@ def test_size_is_announced(place, tmp_path, caplog):
 
 
 def test_nothing_is_made_where_it_does_not_fit(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "_free_bytes", lambda *_: BYTES)
+    monkeypatch.setattr(allocation, "_free_bytes", lambda *_: BYTES)
     seen = []
     other = {"memory": "disk", "disk": "memory"}[place]
 
     message = re.escape(
         f"Expected the cached tokens to fit into {place}, but got 0.00 GB of tokens for 0.00 GB that are free. "
-        f"Choose token_cache='{other}' or None, or fewer auxiliary categories."
+        f"Choose token_cache='{other}' or None, or fewer images."
     )
     with pytest.raises(RuntimeError, match=message):
         cache_tokens(loader(), lambda batch: (seen.append(batch), tap(batch))[1], place, tmp_path / "cache")
@@ -134,23 +135,23 @@ def test_nothing_is_made_where_it_does_not_fit(place, tmp_path, monkeypatch):
 
 
 def test_room_is_needed_for_each_process_of_the_machine(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "_free_bytes", lambda *_: 2 * BYTES)
+    monkeypatch.setattr(allocation, "_free_bytes", lambda *_: 2 * BYTES)
     with pytest.raises(RuntimeError, match=r"GB of tokens in each of 2 processes for 0\.00 GB that are free"):
         cache_tokens(loader(), tap, place, tmp_path, processes=2)
 
 
 @pytest.mark.parametrize("free", [2 * BYTES, None])
 def test_it_is_made_where_it_fits_or_the_system_does_not_tell(place, tmp_path, monkeypatch, free):
-    monkeypatch.setattr(token_cache, "_free_bytes", lambda *_: free)
+    monkeypatch.setattr(allocation, "_free_bytes", lambda *_: free)
     assert len(cache_tokens(loader(), tap, place, tmp_path)) == M
 
 
 def test_free_disk_is_that_of_the_folder_that_will_hold_the_file(tmp_path, monkeypatch):
     asked = []
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(token_cache.shutil, "disk_usage", lambda path: (asked.append(path), usage(123))[1])
+    monkeypatch.setattr(allocation.shutil, "disk_usage", lambda path: (asked.append(path), usage(123))[1])
 
-    assert token_cache._free_bytes("disk", tmp_path / "not/there/yet") == 123
+    assert allocation._free_bytes("disk", tmp_path / "not/there/yet") == 123
     assert asked == [tmp_path]
 
 
@@ -159,15 +160,15 @@ def test_free_memory_is_what_linux_calls_available():
     if not lines.exists():
         pytest.skip("not Linux")
     available = int(re.search(r"MemAvailable:\s+(\d+)", lines.read_text())[1]) * 1024
-    assert token_cache._free_bytes("memory", Path()) == pytest.approx(available, rel=0.1)
+    assert allocation._free_bytes("memory", Path()) == pytest.approx(available, rel=0.1)
 
 
 def test_free_memory_is_unknown_where_the_system_does_not_tell(monkeypatch):
     def fail(name: str) -> int:
         raise ValueError(name)
 
-    monkeypatch.setattr(token_cache.os, "sysconf", fail)
-    assert token_cache._free_bytes("memory", Path()) is None
+    monkeypatch.setattr(allocation.os, "sysconf", fail)
+    assert allocation._free_bytes("memory", Path()) is None
 
 
 def test_a_dataset_without_images_is_refused(place, tmp_path):
