@@ -90,6 +90,7 @@ class ClipCheckpoint(_Base):
         checkpoint["hyper_parameters"].update(
             references=None,
             pool=self.pool is not None and vars(self.pool).copy(),
+            known_good=None,
             weights=vars(self.model.weights).copy(),
         )
         collaborators = self.collaborators

@@ -5,7 +5,7 @@
 A mixin, because the host finds models by name among the direct subclasses of ``AnomalibModule`` only.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from anomalib.data import Batch, InferenceBatch
 from anomalib.pre_processing import PreProcessor
@@ -24,6 +24,7 @@ from anomalib_clipad.host.prediction import list_dangling_links
 from anomalib_clipad.host.results import share_results_folder
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
 from anomalib_clipad.models.collaborators import Collaborators, check_components, make_pre_processor
+from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
@@ -34,6 +35,21 @@ from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.pool import Pool
 from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
+
+
+class Evidence(NamedTuple):
+    """What images are compared with besides texts, and what thresholds are set by."""
+
+    references: References | None
+    pool: Pool | None
+    known_good: KnownGood | None
+    weights: Weights
+
+    @classmethod
+    @plain_errors()
+    def of(cls, references: Any, pool: Any, known_good: Any, weights: Any) -> "Evidence":
+        """Evidence by the user's arguments, with their errors."""
+        return cls(References.of(references), Pool.of(pool), KnownGood.of(known_good), Weights.of(weights))
 
 
 class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
@@ -60,9 +76,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         class_name: str | None,
         calibrate_unlabelled: bool,
         sigma: float | None,
-        references: Any,
-        pool: Any,
-        weights: Any,
+        evidence: Evidence,
         **settings: Any,
     ) -> None:
         """Finish the construction of a model; ``settings`` are arguments of ``SDPModel``."""
@@ -71,11 +85,11 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         self.collaborators = collaborators
         self.class_name = class_name
         self.calibrate_unlabelled = calibrate_unlabelled
-        self.references, self.pool = References.of(references), Pool.of(pool)
+        self.references, self.pool, self.known_good, weights = evidence
         visual = collaborators.backbone.model.visual
         scale = collaborators.backbone.logit_scale
         blur = collaborators.sigma(sigma)
-        self.model = SDPModel(visual, sigma=blur, logit_scale=scale, weights=Weights.of(weights), **settings)
+        self.model = SDPModel(visual, sigma=blur, logit_scale=scale, weights=weights, **settings)
         self.borrowed = Borrowed()
         self._set_up_loading()
 
@@ -123,15 +137,16 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
 
     def on_validation_start(self) -> None:
         """Remember the references that the user has named, where the model runs."""
-        self._remember_given()
+        self.remember_given()
 
     def on_test_start(self) -> None:
         """The same as before validation."""
-        self._remember_given()
+        self.remember_given()
 
     def on_predict_start(self) -> None:
-        """The same as before validation."""
-        self._remember_given()
+        """The same, and calibrate on the good images that the user has named."""
+        self.remember_given()
+        self.calibrate_given()
 
     def forward(self, batch: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Score raw images (B, 3, H, W) in [0, 1] as the engine does: scores and labels (B,), maps and masks (B, H, W).

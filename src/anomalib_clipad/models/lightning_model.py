@@ -13,8 +13,9 @@ from torch import nn
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
 from anomalib_clipad.data.references import References
-from anomalib_clipad.models.clip_module import ClipModule
+from anomalib_clipad.models.clip_module import ClipModule, Evidence
 from anomalib_clipad.models.collaborators import find_collaborators
+from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.pool import Pool
 
@@ -46,6 +47,8 @@ class SDP(ClipModule, AnomalibModule):
             names, a folder for each class, or ``References`` with further options. See docs/memory.md.
         pool: Whether the images of each class in a run, which need no labels, score each other; or ``Pool`` with
             further options. See docs/memory.md.
+        known_good: Good images to set thresholds by before prediction: a folder or a CSV file, or ``KnownGood`` with
+            the share of them that may be flagged. See docs/thresholds.md.
         weights: Weights of the text and of what is put beside it, see docs/memory.md.
         text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
         pre_processor: Pre-processor, or whether to use the default one.
@@ -85,6 +88,7 @@ class SDP(ClipModule, AnomalibModule):
         calibrate_unlabelled: bool = False,
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
+        known_good: KnownGood | str | None = None,
         weights: Weights | dict[str, float] | None = None,
         staged: bool = True,
         architecture_surgery: bool = True,
@@ -101,7 +105,8 @@ class SDP(ClipModule, AnomalibModule):
         super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
         settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
-        self._build(parts, class_name, calibrate_unlabelled, sigma, references, pool, weights, **settings)
+        evidence = Evidence.of(references, pool, known_good, weights)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, **settings)
 
     @property
     def learning_type(self) -> LearningType:

@@ -29,9 +29,10 @@ from anomalib_clipad.data.image_loader import pre_process
 from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.data.references import References
 from anomalib_clipad.host.trainer import attached_trainer
-from anomalib_clipad.models.clip_module import ClipModule
+from anomalib_clipad.models.clip_module import ClipModule, Evidence
 from anomalib_clipad.models.collaborators import find_collaborators
 from anomalib_clipad.models.lightning_model import SDP
+from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.loss import segmentation_loss
@@ -103,6 +104,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         calibrate_unlabelled: bool = False,
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
+        known_good: KnownGood | str | None = None,
         weights: Weights | dict[str, float] | None = None,
         learning_rate: float = 1e-4,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -123,7 +125,8 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "42")) if seed is None else seed
         linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
         settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
-        self._build(parts, class_name, calibrate_unlabelled, sigma, references, pool, weights, **settings)
+        evidence = Evidence.of(references, pool, known_good, weights)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
         self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch
@@ -227,20 +230,14 @@ class SDPPlus(ClipModule, AnomalibModule):
             logger.info("Heads: %s", path)
 
     def on_test_start(self) -> None:
-        """Refuse to test what was not trained.
-
-        Raises:
-            RuntimeError: If the model has no heads.
-        """
-        if not self.has_heads:
-            msg = (
-                "Expected SDPPlus to have trained heads, but got none. Give a file (--model.heads FILE), a checkpoint "
-                "(--ckpt_path FILE), or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
-            )
-            raise RuntimeError(msg)
+        """Refuse, by RuntimeError, to test what was not trained."""
+        self._require_heads()
         super().on_test_start()
 
-    on_predict_start = on_test_start
+    def on_predict_start(self) -> None:
+        """The same as for a test."""
+        self._require_heads()
+        super().on_predict_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the heads and what they were made for."""
@@ -282,6 +279,14 @@ class SDPPlus(ClipModule, AnomalibModule):
         """Patches of a batch that comes straight from the dataset."""
         image = batch.image.to(self.device)
         return self.model.tapped_patches(pre_process(self.pre_processor, image))
+
+    def _require_heads(self) -> None:
+        if not self.has_heads:
+            msg = (
+                "Expected SDPPlus to have trained heads, but got none. Give a file (--model.heads FILE), a checkpoint "
+                "(--ckpt_path FILE), or train them: `anomalib train --model anomalib_clipad.SDPPlus --data MVTec`."
+            )
+            raise RuntimeError(msg)
 
     def _describe_heads(self) -> HeadsMetadata:
         """What the heads were made for; of heads that were loaded, what their file says."""

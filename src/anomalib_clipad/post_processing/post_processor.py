@@ -20,6 +20,7 @@ from anomalib_clipad.post_processing.calibration import (
     rescale,
     unit_calibration,
 )
+from anomalib_clipad.post_processing.known_good import KnownGood, calibrate_known_good, calibrate_labelled
 from anomalib_clipad.post_processing.unlabelled import calibrate_unlabelled
 
 _BUFFERS = ("score_ranges", "image_thresholds", "pixel_ranges", "pixel_thresholds", "calibrated")
@@ -128,13 +129,31 @@ class CategoryPostProcessor(PostProcessor):
                 *(None if known is None else known[rows] for known in truth),
             )
 
-    def calibrate_observed(self, class_names: list[str], *, unlabelled: bool = False) -> None:
-        """Calibrate each class that was observed, by any process, on its own statistics, with or without its labels."""
+    def calibrate_observed(
+        self,
+        class_names: list[str],
+        *,
+        unlabelled: bool = False,
+        known_good: bool = False,
+        good_options: KnownGood | None = None,
+    ) -> None:
+        """Calibrate each class that was observed, by any process, on its own statistics.
+
+        Images are ``unlabelled``, or ``known_good``, or else have labels. Where all labels are normal, they are good,
+        for which there may be options.
+        """
         observed = {class_names[index]: statistics for index, statistics in self._statistics.items()}
         for name, statistics in _joined(observed).items():
-            if name in class_names:
-                calibration = calibrate_unlabelled(statistics, name) if unlabelled else statistics.calibration(name)
-                self.calibrate(class_names.index(name), calibration)
+            if name not in class_names:
+                continue
+            options = good_options or KnownGood()
+            if known_good:
+                calibration: Calibration | None = calibrate_known_good(statistics, options, name)
+            elif unlabelled:
+                calibration = calibrate_unlabelled(statistics, name)
+            else:
+                calibration = calibrate_labelled(statistics, options, name)
+            self.calibrate(class_names.index(name), calibration)
         self.forget_statistics()
 
     def forward(self, predictions: InferenceBatch, class_index: Tensor | None = None) -> InferenceBatch:
@@ -175,7 +194,7 @@ class CategoryPostProcessor(PostProcessor):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Calibrate the categories that were validated."""
         del trainer
-        self.calibrate_observed(pl_module.class_names)
+        self.calibrate_observed(pl_module.class_names, good_options=pl_module.known_good)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: ImageBatch, *args: Any, **kwargs: Any
@@ -193,8 +212,13 @@ class CategoryPostProcessor(PostProcessor):
         return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS[:-1]))
 
 
-def calibrate_on(module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]]) -> None:
-    """Calibrate SDP or SDP+ on batches of raw predictions without labels, each with the classes of its images (B,)."""
+def calibrate_on(
+    module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]], known_good: KnownGood | None = None
+) -> None:
+    """Calibrate SDP or SDP+ on batches of raw predictions, each with the classes of its images (B,).
+
+    They have no labels; or they are ``known_good``.
+    """
     post_processor = module.post_processor
     if not isinstance(post_processor, CategoryPostProcessor):
         msg = (
@@ -205,7 +229,8 @@ def calibrate_on(module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch
     post_processor.forget_statistics()
     for raw, class_index in scored:
         post_processor.observe(raw, class_index)
-    post_processor.calibrate_observed(module.class_names, unlabelled=True)
+    good = known_good is not None
+    post_processor.calibrate_observed(module.class_names, unlabelled=not good, known_good=good, good_options=known_good)
 
 
 def post_process(

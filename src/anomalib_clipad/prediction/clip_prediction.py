@@ -18,6 +18,7 @@ from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.categories import UNNAMED, image_categories
 from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, ReadImage, engine_transform, read_ahead
 from anomalib_clipad.host.trainer import attached_trainer
+from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
 from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
@@ -49,6 +50,8 @@ class ClipPrediction(_Base):
     collaborators: Any
     evidence: Callable[[str], str]
     add_to_pool: Callable[[PoolTokens, Tensor, Tensor], None]
+    known_good: KnownGood | None
+    _calibrated: bool = False
     pool: Pool | None
     pooled: PooledRun | None
     loaded_classes: tuple[str, ...] = ()
@@ -117,17 +120,45 @@ class ClipPrediction(_Base):
         batch_size: int = BATCH_SIZE,
         *,
         pool: Pool | bool | None = None,
+        known_good: bool = False,
+        false_alarms: float = KnownGood.false_alarms,
+        confidence: float = KnownGood.confidence,
     ) -> "Self":
         """Set ranges and thresholds of each class from images without labels, see docs/thresholds.md.
 
-        Arguments and errors are those of :meth:`predict`.
+        Arguments and errors are those of :meth:`predict`, and:
+
+        Args:
+            images: See there.
+            class_name: See there.
+            batch_size: See there.
+            pool: See there.
+            known_good: Whether all images are good: thresholds are such that at most the share ``false_alarms`` of them
+                is flagged, and the log says what that means for new ones. An image that the model remembers as a
+                reference is not compared with itself.
+            false_alarms: That share, above 0 and below 1.
+            confidence: Confidence of what the log says of new ones.
 
         Returns:
             The model.
+
+        Raises:
+            ValueError: If there are too few good images for the share of false alarms; the message says how many it
+                takes.
         """
-        scored = self._score_images(images, class_name, batch_size, [], pool)
-        calibrate_on(self, ((raw, classes) for _, classes, raw in scored))
+        good = KnownGood(None, false_alarms, confidence) if known_good else None
+        scored = self._score_images(images, class_name, batch_size, [], pool, left_out=known_good)
+        calibrate_on(self, ((raw, classes) for _, classes, raw in scored), good)
         return self
+
+    def calibrate_given(self) -> None:
+        """Calibrate on the good images that the constructor was given, once."""
+        good = self.known_good
+        if good is None or good.path is None or self._calibrated:
+            return
+        self._calibrated = True
+        logger.info("Calibrating on good images: %s", good.path)
+        self.calibrate(good.path, known_good=True, false_alarms=good.false_alarms, confidence=good.confidence)
 
     def class_index(self, batch: ImageBatch) -> Tensor:
         """Tell the class of each image of a batch.
@@ -187,6 +218,8 @@ class ClipPrediction(_Base):
         batch_size: int,
         skipped: list[PredictionRow],
         pool: Pool | bool | None,
+        *,
+        left_out: bool = False,
     ) -> Iterator[tuple[list[ReadImage], Tensor, InferenceBatch]]:
         """Score batches: the images with their class names, their classes (B,), raw predictions; and list the rest."""
         self.on_predict_start()  # refuses what `anomalib predict` refuses
@@ -201,7 +234,7 @@ class ClipPrediction(_Base):
             self._pool_images(named, options)
         for number, (read, classes, pixels) in enumerate(self._read_images(named, skipped)):
             others = self.pooled.of(0, number, self.device) if self.pooled else None
-            yield read, classes, self.model(pixels, classes, others)
+            yield read, classes, self.model(pixels, classes, others, left_out=left_out)
         log_skipped(skipped)
 
     def _pool_images(self, named: Sequence[Sequence[ListedImage]], options: Pool) -> None:

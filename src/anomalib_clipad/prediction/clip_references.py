@@ -128,7 +128,7 @@ class ClipReferences(_Base):
         tokens.add(tapped.layers, tapped.grid, embeddings, class_index)
 
     @torch.no_grad()
-    def _remember_given(self) -> None:
+    def remember_given(self) -> None:
         """Remember the references of the constructor, once, on the device where the model runs."""
         given = self.references
         if given is None or self._prepared:
@@ -200,9 +200,8 @@ class ClipReferences(_Base):
         """Largest distance of a patch of a reference to the other references of its class."""
         memory = self.model.memory
         rows = (memory.class_index == index) & (memory.image_index == number)
-        of_image = list(memory.patches[:, None, rows])
         named = torch.tensor([index], device=rows.device)
-        distances = memory(of_image, named, left_out=torch.tensor([number], device=rows.device))
+        distances = memory(list(memory.patches[:, None, rows]), named, left_out=True)
         return (DISTANCE_GAIN * distances).amax().clamp(max=1)
 
     def _forget_calibration(self, index: int) -> None:

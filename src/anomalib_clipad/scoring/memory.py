@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from anomalib_clipad.scoring.neighbours import reference_distances
 
+_EQUAL = 1e-5
+"""Patches of one image, scored twice, differ less than this in their cosines."""
+
 _BUFFERS = ("patches", "class_index", "image_index", "counts")
 
 
@@ -89,29 +92,27 @@ class Memory(nn.Module):
         return (index[:, None] == self.class_index).any(dim=1)
 
     def forward(
-        self, patches: Sequence[Tensor], class_index: Tensor | None = None, left_out: Tensor | None = None
+        self, patches: Sequence[Tensor], class_index: Tensor | None = None, *, left_out: bool = False
     ) -> Tensor:
         """Distances (B, N) in [0, 1] of patch tokens (B, N, D) of each layer to the references of their classes (B,).
 
-        ``None`` stands for the only class. An image of a class without references has the distance 0. ``left_out``
-        (B,) is a reference of the class that each image is not compared with: itself.
+        ``None`` stands for the only class. An image of a class without references has the distance 0. With ``left_out``
+        an image that is a reference itself is compared with the others only.
         """
-        if class_index is None and left_out is None:
+        if class_index is None and not left_out:
             return reference_distances(patches, list(self.patches))
         size = patches[0].shape[0]
         index = self.class_index.new_zeros(size) if class_index is None else class_index
-        if torch.compiler.is_compiling() or left_out is not None:
-            allowed = index[:, None] == self.class_index
-            if left_out is not None:
-                allowed = allowed & (left_out[:, None] != self.image_index)
-            return reference_distances(patches, list(self.patches), allowed)
+        if torch.compiler.is_compiling():
+            return reference_distances(patches, list(self.patches), index[:, None] == self.class_index)
         # One product for each class instead of one with the memory of all.
         distances = patches[0].new_zeros(patches[0].shape[:2], dtype=torch.float32)
         for each in index.unique().tolist():
             images, rows = index == each, self.class_index == each
             if rows.any():
-                of_class = [layer[images] for layer in patches]
-                distances[images] = reference_distances(of_class, list(self.patches[:, rows]))
+                of_class, memory = [layer[images] for layer in patches], list(self.patches[:, rows])
+                allowed = ~_own(of_class[-1], memory[-1], self.image_index[rows]) if left_out else None
+                distances[images] = reference_distances(of_class, memory, allowed)
         return distances
 
     def _keep(self, rows: Tensor) -> None:
@@ -129,3 +130,12 @@ class Memory(nn.Module):
 
 def _appended(known: Tensor, new: Tensor) -> Tensor:
     return torch.cat([known, new.to(known)])
+
+
+def _own(patches: Tensor, memory: Tensor, image_index: Tensor) -> Tensor:
+    """Which rows of a memory (M, D) are those of each image itself (B, M): all its patches (B, N, D) are among them."""
+    cosines = functional.normalize(patches.float(), dim=-1) @ memory.T  # (B, N, M)
+    n_images = int(image_index.max()) + 1
+    nearest = cosines.new_full((*cosines.shape[:2], n_images), -1.0)
+    nearest.scatter_reduce_(2, image_index.expand_as(cosines), cosines, "amax")
+    return (nearest.amin(dim=1) > 1 - _EQUAL)[:, image_index]

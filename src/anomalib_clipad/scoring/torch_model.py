@@ -69,13 +69,19 @@ class SDPModel(nn.Module):
         self.weights = weights or Weights()
 
     def forward(
-        self, image: Tensor, class_index: Tensor | None = None, pool: PoolScores | None = None
+        self,
+        image: Tensor,
+        class_index: Tensor | None = None,
+        pool: PoolScores | None = None,
+        *,
+        left_out: bool = False,
     ) -> InferenceBatch:
         """Score normalised images (B, 3, H, W), each of the class (B,) that points into ``texts.names``.
 
         ``pred_score`` (B,) is the class token's probability that the image is anomalous, which the post-processor fuses
         with the maximum of ``anomaly_map`` (B, H, W) in [0, 1]. With references in ``memory``, or what the other images
-        of a ``pool`` say of these, both are means by ``weights``, see ``fusion``.
+        of a ``pool`` say of these, both are means by ``weights``, see ``fusion``. ``left_out`` asks that an image which
+        is a reference itself is compared with the others only.
         """
         texts = self.texts(class_index, image.shape[0])
         with_references = len(self.memory) > 0 and self.weights.references > 0
@@ -99,7 +105,7 @@ class SDPModel(nn.Module):
             others = []
             if with_references:
                 known = self.memory.knows(class_index, image.shape[0])
-                distances = self.memory(tokens.patches, class_index)
+                distances = self.memory(tokens.patches, class_index, left_out=left_out)
                 others.append(distance_source(distances, *where, known * self.weights.references))
             if pool is not None:
                 others.append(pool_source(pool, *where, self.weights.pool))
