@@ -20,6 +20,7 @@ def module() -> SimpleNamespace:
     """What the post-processor needs of a Lightning module: images alternate between two classes."""
     return SimpleNamespace(
         class_names=["nut", "bolt"],
+        known_good=None,
         class_index=lambda batch: torch.arange(batch.batch_size) % 2,
     )
 
