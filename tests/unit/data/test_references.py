@@ -68,7 +68,7 @@ class TestShots:
     def data(self, tmp_path_factory) -> MVTec:
         folder = tmp_path_factory.mktemp("data")
         layouts.write_mvtec_ad(folder, ("bottle", "cable"), n_train=5)
-        data = MVTec(folder, ["bottle", "cable"], auxiliary=None, num_workers=0)
+        data = MVTec(folder, categories=["bottle", "cable"], auxiliary=None, num_workers=0)
         data.setup("test")
         return data
 

@@ -125,7 +125,7 @@ class TestReferences:
 
     def test_shots_are_drawn_from_the_training_split(self, tmp_path, caplog):
         layouts.write_mvtec_ad(tmp_path / "data", ("bottle", "cable"), n_train=4, size=60)
-        data = MVTec(tmp_path / "data", ["bottle", "cable"], auxiliary=None, num_workers=0)
+        data = MVTec(tmp_path / "data", categories=["bottle", "cable"], auxiliary=None, num_workers=0)
         model = sdp(references={"k_shot": 2, "seed": 3}, visualizer=False)
 
         with caplog.at_level(logging.INFO, "anomalib_clipad"):
@@ -194,7 +194,7 @@ class TestPool:
 
     def test_is_used_in_a_test_with_its_validation(self, tmp_path):
         layouts.write_mvtec_ad(tmp_path / "data", ("bottle",), n_good=5, n_defect=5, size=60)
-        data = MVTec(tmp_path / "data", ["bottle"], auxiliary=None, num_workers=0)
+        data = MVTec(tmp_path / "data", categories=["bottle"], auxiliary=None, num_workers=0)
         model = sdp(pool={"minimum": 5}, weights={"text": 0}, visualizer=False)
         [metrics] = make_engine(tmp_path).test(model, datamodule=data)
         assert metrics["image_AUROC"] == 1
