@@ -64,7 +64,7 @@ class References:
         Raises:
             ValueError: If they are not valid.
         """
-        if given is None or isinstance(given, cls):
+        if given is None or isinstance(given, References):
             return given
         if isinstance(given, str | Path):
             return cls(path=str(given))

@@ -49,7 +49,7 @@ class KnownGood:
     @classmethod
     def of(cls, given: "KnownGood | Mapping[str, Any] | str | None") -> "KnownGood | None":
         """What a user gave: a path, or arguments by name."""
-        if given is None or isinstance(given, cls):
+        if given is None or isinstance(given, KnownGood):
             return given
         return cls(path=given) if isinstance(given, str) else cls(**given)
 

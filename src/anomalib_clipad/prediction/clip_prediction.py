@@ -224,10 +224,7 @@ class ClipPrediction(_Base):
         """Score batches: the images with their class names, their classes (B,), raw predictions; and list the rest."""
         self.on_predict_start()  # refuses what `anomalib predict` refuses
         self.eval()
-        named: Iterable[list[ListedImage]] = (
-            [image if image.class_name else image._replace(class_name=self.usual_class()) for image in batch]
-            for batch in in_batches(images, class_name, batch_size)
-        )
+        named: Iterable[list[ListedImage]] = self._name_images(images, class_name, batch_size)
         options, self.pooled = self.pool if pool is None else Pool.of(pool), None
         if options is not None:
             named = list(named)
@@ -237,14 +234,22 @@ class ClipPrediction(_Base):
             yield read, classes, self.model(pixels, classes, others, left_out=left_out)
         log_skipped(skipped)
 
-    def _pool_images(self, named: Sequence[Sequence[ListedImage]], options: Pool) -> None:
-        """Let images of each class score each other."""
+    def _name_images(
+        self, images: Images, class_name: str | Sequence[str] | None, batch_size: int
+    ) -> Iterator[list[ListedImage]]:
+        """List images in batches, each with its class."""
+        for batch in in_batches(images, class_name, batch_size):
+            yield [image if image.class_name else image._replace(class_name=self.usual_class()) for image in batch]
+
+    def _pool_images(self, named: Sequence[Sequence[ListedImage]], options: Pool) -> PoolTokens:
+        """Let images of each class score each other; return what they did it by."""
         tokens = PoolTokens(options, sum(map(len, named)), Path(gettempdir()))
         rows, seen = dict[tuple[int, int], slice](), 0
         for number, (read, classes, pixels) in enumerate(self._read_images(named, [])):
             self.add_to_pool(tokens, pixels, classes)
             rows[0, number], seen = slice(seen, seen + len(read)), seen + len(read)
         self.pooled = PooledRun(tokens.scores(self.class_names, self.device), rows)
+        return tokens
 
     def _read_images(
         self, named: Iterable[Sequence[ListedImage]], skipped: list[PredictionRow]

@@ -6,7 +6,7 @@ import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, in_batches
-from anomalib_clipad.prediction.table import describe_skipped, log_skipped, require_readable
+from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
 from anomalib_clipad.scoring.fusion import DISTANCE_GAIN
 from anomalib_clipad.scoring.pool import Pool, PoolTokens
 from anomalib_clipad.scoring.torch_model import SDPModel
@@ -95,6 +95,48 @@ class ClipReferences(_Base):
         self._remember([image for batch in in_batches(images, class_name, batch_size) for image in batch], options)
         return self
 
+    @torch.no_grad()
+    def remember_pool(
+        self,
+        images: Images,
+        class_name: str | Sequence[str] | None = None,
+        *,
+        share: float = 0.9,
+        max_patches: int = References.max_patches,
+        batch_size: int = BATCH_SIZE,
+    ) -> "Self":
+        """Remember unlabelled images, beside what was remembered before, but for what few of them have in common.
+
+        They score each other as a pool. Of each class the ``share`` of patches of the lowest scores is kept, thinned to
+        ``max_patches``: a memory of what most images show, which checkpoints and exports hold as they do references.
+        Further arguments and errors are those of :meth:`remember`.
+
+        Raises:
+            ValueError: If ``share`` is not above 0 and at most 1, or a class has fewer images than a pool needs.
+        """
+        if not 0 < share <= 1:
+            msg = f"Expected share to be above 0 and at most 1, but got {share}."
+            raise ValueError(msg)
+        self.on_predict_start()
+        self.eval()
+        options = self.pool or Pool()
+        tokens = self._pool_images(list(self._name_images(images, class_name, batch_size)), options)
+        pooled, self.pooled = cast("PooledRun", self.pooled), None
+        if not pooled.sizes:
+            msg = f"Expected a pool of at least {options.minimum} images (pool.minimum) of a class, but got fewer."
+            raise ValueError(msg)
+        memory = self.model.memory
+        for name in pooled.sizes:
+            index = self.class_names.index(name)
+            rows, layers = tokens.of_class(index)
+            scores = pooled.scores.patches[rows]
+            memory.add(index, [layer.to(self.device) for layer in layers], kept=scores <= _quantile(scores, share))
+            memory.thin(index, max_patches)
+            self._forget_calibration(index)
+            kept = int((memory.class_index == index).sum())
+            logger.info("Remembered %d patches of the pool of %s, of %d.", kept, name, scores.numel())
+        return self
+
     def forget(self, class_name: str | None = None) -> "Self":
         """Forget the references of a class, or all; return the model.
 
@@ -161,7 +203,7 @@ class ClipReferences(_Base):
         self.eval()
         named = [image if image.class_name else image._replace(class_name=self.usual_class()) for image in images]
         batches = (named[start : start + BATCH_SIZE] for start in range(0, len(named), BATCH_SIZE))
-        skipped, files = [], dict[int, list[str]]()
+        skipped, files = list[PredictionRow](), dict[int, list[str]]()
         for read, unreadable in read_ahead(batches, prepare):
             skipped += map(describe_skipped, unreadable)
             for index, image in zip(self._indices([str(one.source.class_name) for one in read]), read, strict=True):
@@ -231,3 +273,9 @@ class ClipReferences(_Base):
             csv.writer(file).writerows(
                 [("path", "class_name"), *((printable(image.path), image.class_name) for image in images)]
             )
+
+
+def _quantile(values: Tensor, share: float) -> Tensor:
+    """The value that a share of all values does not exceed; torch's own takes 16 million values at most."""
+    flat = values.flatten().sort().values
+    return flat[max(0, int(share * len(flat)) - 1)]

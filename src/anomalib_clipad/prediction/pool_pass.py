@@ -24,7 +24,7 @@ class PooledRun:
     """What the images of a run say of each other, by loader and batch."""
 
     def __init__(self, scored: ScoredPool, rows: dict[tuple[int, int], slice]) -> None:
-        self.sizes = scored.sizes
+        self.sizes, self.scores = scored.sizes, scored.scores
         self._scored, self._rows = scored, rows
 
     def of(self, loader: int, batch: int, device: torch.device) -> PoolScores:
@@ -76,9 +76,10 @@ def run_batches(trainer: Trainer, module: Any) -> Iterator[tuple[int, int, Image
 
 def _loaders(trainer: Trainer) -> tuple[list[Any], list[int | float]]:
     """Loaders of the loop that is about to run, and how many batches it takes of each."""
-    loaders, limits = {
+    stages: Any = {
         RunningStage.PREDICTING: (trainer.predict_dataloaders, trainer.num_predict_batches),
         RunningStage.TESTING: (trainer.test_dataloaders, trainer.num_test_batches),
         RunningStage.VALIDATING: (trainer.val_dataloaders, trainer.num_val_batches),
-    }[trainer.state.stage]
+    }
+    loaders, limits = stages[trainer.state.stage]
     return list(loaders) if isinstance(loaders, list | tuple) else [loaders], limits

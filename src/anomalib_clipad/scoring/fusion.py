@@ -49,7 +49,7 @@ class Weights:
         Raises:
             ValueError: If there is no such source, or a weight is not valid.
         """
-        if isinstance(given, cls):
+        if isinstance(given, Weights):
             return given
         names = [field.name for field in fields(cls)]
         for name in given or {}:

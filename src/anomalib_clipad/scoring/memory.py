@@ -40,21 +40,24 @@ class Memory(nn.Module):
         """Number M of patches."""
         return self.patches.shape[1]
 
-    def add(self, index: int, layers: Sequence[Tensor], copies: int = 1) -> None:
+    def add(self, index: int, layers: Sequence[Tensor], copies: int = 1, kept: Tensor | None = None) -> None:
         """Remember patch tokens (B, N, D) of each layer, of B images of a class that follow what is known of it.
 
-        With ``copies`` each so many rows belong to one image.
+        With ``copies`` each so many rows belong to one image. Where ``kept`` (B, N) is false a patch is left out.
         """
         n_rows, n_patches = layers[0].shape[:2]
         rows = torch.stack([functional.normalize(layer.float(), dim=-1).flatten(0, 1) for layer in layers])
         known = self.n_images(index)
-        images = known + torch.arange(n_rows) // copies
+        images = (known + torch.arange(n_rows) // copies).repeat_interleave(n_patches)
+        if kept is not None:
+            chosen = kept.flatten().cpu()
+            rows, images = rows[:, chosen.to(rows.device)], images[chosen]
         counts = self.counts.new_zeros(max(len(self.counts), index + 1))
         counts[: len(self.counts)] = self.counts
         counts[index] = known + n_rows // copies
         self.patches = torch.cat([self.patches, rows.to(self.patches)], dim=1)
-        self.class_index = _appended(self.class_index, torch.full((len(rows[0]),), index))
-        self.image_index = _appended(self.image_index, images.repeat_interleave(n_patches))
+        self.class_index = _appended(self.class_index, torch.full((len(images),), index))
+        self.image_index = _appended(self.image_index, images)
         self.counts = counts
 
     def forget(self, index: int | None = None) -> None:

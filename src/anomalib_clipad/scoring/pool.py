@@ -54,7 +54,7 @@ class Pool:
         """Pool of what a user gave: whether to use one, or arguments by name."""
         if given is None or isinstance(given, bool):
             return cls() if given else None
-        return given if isinstance(given, cls) else cls(**given)
+        return given if isinstance(given, Pool) else cls(**given)
 
 
 class PoolTokens:
@@ -100,6 +100,12 @@ class PoolTokens:
             for part in self._parts(rows):
                 patch_scores[part], image_scores[part] = self._scored(part, device)
         return ScoredPool(PoolScores(patch_scores, image_scores, known), sizes)
+
+    def of_class(self, index: int) -> tuple[Tensor, list[Tensor]]:
+        """Which images are of a class (B,), and their patch tokens (B, N, D) of each layer, in half precision."""
+        rows = (torch.cat(self._classes) == index).nonzero().flatten()
+        tokens: Any = self._patches
+        return rows, [tokens[rows, layer] for layer in range(tokens.shape[1])]
 
     def _scored(self, rows: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Scores of the patches and the images of some rows by each other."""

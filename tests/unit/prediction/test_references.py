@@ -192,6 +192,18 @@ class TestPool:
         assert "Expected at least 8 images of nut in a pool (pool.minimum), but got 4" in caplog.text
         assert few[0].evidence == "text"
 
+    def test_can_be_remembered_without_what_few_images_show(self, photos, tmp_path):
+        model = sdp(weights={"text": 0}, pool={"minimum": 5}).remember_pool(photos, class_name="nut", max_patches=800)
+        found = scores(model, photos, pool=False)
+
+        assert model.evidence("nut") == "references (10)"
+        assert len(model.model.memory) == 800
+        assert found[:6].max() < found[6:].min()  # though the defects were in the pool
+
+    def test_that_is_too_small_is_not_remembered(self, photos):
+        with pytest.raises(ValueError, match="Expected a pool of at least 8 images"):
+            sdp().remember_pool(photos / "b", class_name="nut")
+
     def test_is_used_in_a_test_with_its_validation(self, tmp_path):
         layouts.write_mvtec_ad(tmp_path / "data", ("bottle",), n_good=5, n_defect=5, size=60)
         data = MVTec(tmp_path / "data", categories=["bottle"], auxiliary=None, num_workers=0)
