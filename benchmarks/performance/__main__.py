@@ -30,6 +30,7 @@ MEASURES = (
     "imports",
     "precision",
     "growth",
+    "evidence",
     "gpu",
 )
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
