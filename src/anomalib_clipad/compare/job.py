@@ -188,6 +188,7 @@ class CompareJob(Job):
             ),
             calibrated_on_test=datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST,
             zero_shot=zero_shot and getattr(datamodule, "is_zero_shot", True),
+            evidence=model.evidence(self.spec.category) if hasattr(model, "evidence") else None,
             note=self.spec.model_entry.note,
             versions={name: importlib.metadata.version(name) for name in _PACKAGES},
             device=torch.cuda.get_device_name() if self.place.on_gpu else platform.processor() or "CPU",

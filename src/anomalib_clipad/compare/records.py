@@ -87,6 +87,7 @@ class Provenance:
         metrics: Which implementation the metrics are.
         calibrated_on_test: Whether validation, which sets the ranges and thresholds, saw images of the test set.
         zero_shot: Whether the model was not trained on images of the category.
+        evidence: What the scores rest on, by models that tell it: text, heads, references, pool.
         note: What the config says about the model; ``None`` if nothing.
         versions: Package name to version.
         device: Name of the device.
@@ -98,6 +99,7 @@ class Provenance:
     metrics: str | None = None
     calibrated_on_test: bool | None = None
     zero_shot: bool | None = None
+    evidence: str | None = None
     note: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images are known to be good: a user's own, or some of a datamodule's normal training images."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class References:
     Args:
         path: Folder of images, CSV file of paths and class names, or a folder for each class.
         k_shot: Instead of ``path``: so many normal images of each category's own training split.
-        seed: Seed of that choice.
+        seed: Seed of that choice; ``None`` for the one given to ``seed_everything``, or else 0.
         turns: Copies of each image, turned by equal angles, itself included: 2 by 180°, 4 by 90°, 8 by 45°.
         flips: Whether mirrored copies are added, which doubles their number.
         max_patches: Patches kept of each class and layer; more are thinned by the host's coreset.
@@ -38,7 +39,7 @@ class References:
 
     path: str | dict[str, str] | None = None
     k_shot: int = 0
-    seed: int = 0
+    seed: int | None = None
     turns: int = 1
     flips: bool = False
     max_patches: int = 50_000
@@ -96,7 +97,7 @@ class References:
 
 
 def draw_shots(
-    datamodule: Any, k_shot: int, seed: int, category_of: Callable[[Sequence[str]], Sequence[str]]
+    datamodule: Any, k_shot: int, seed: int | None, category_of: Callable[[Sequence[str]], Sequence[str]]
 ) -> list[ListedImage]:
     """Draw ``k_shot`` normal training images of each category of a datamodule, the same for equal seeds.
 
@@ -111,6 +112,7 @@ def draw_shots(
             "(--model.references FOLDER)."
         )
         raise ValueError(msg)
+    given = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
     data = getattr(datamodule, "target_train_data", None) or datamodule.train_data
     paths = sorted(str(path) for path in data.samples.loc[data.samples["label_index"] == 0, "image_path"])
     by_category: dict[str, list[str]] = {}
@@ -124,7 +126,7 @@ def draw_shots(
                 f"but got {len(files)}."
             )
             raise ValueError(msg)
-        chosen = np.random.default_rng(seed).choice(len(files), k_shot, replace=False)
+        chosen = np.random.default_rng(given).choice(len(files), k_shot, replace=False)
         drawn += [ListedImage(files[number], category) for number in sorted(chosen.tolist())]
     return [image._replace(position=position) for position, image in enumerate(drawn)]
 

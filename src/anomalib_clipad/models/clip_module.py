@@ -5,6 +5,7 @@
 A mixin, because the host finds models by name among the direct subclasses of ``AnomalibModule`` only.
 """
 
+import logging
 from typing import Any, NamedTuple
 
 from anomalib.data import Batch, InferenceBatch
@@ -35,6 +36,9 @@ from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.pool import Pool
 from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
+
+
+logger = logging.getLogger(__name__)
 
 
 class Evidence(NamedTuple):
@@ -95,8 +99,8 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
 
     @property
     def few_shot(self) -> bool:
-        """Whether images are compared with references."""
-        return self.references is not None or len(self.model.memory) > 0
+        """Whether images are compared with others, references or those of a pool: then nothing is called zero-shot."""
+        return self.references is not None or self.pool is not None or len(self.model.memory) > 0
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -147,6 +151,12 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         """The same, and calibrate on the good images that the user has named."""
         self.remember_given()
         self.calibrate_given()
+
+    def on_test_end(self) -> None:
+        """Say what scores rest on."""
+        logger.info("Scores rest on: %s.", "; ".join(f"{name}: {self.evidence(name)}" for name in self.class_names))
+
+    on_predict_end = on_test_end
 
     def forward(self, batch: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Score raw images (B, 3, H, W) in [0, 1] as the engine does: scores and labels (B,), maps and masks (B, H, W).

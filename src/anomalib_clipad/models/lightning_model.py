@@ -110,7 +110,7 @@ class SDP(ClipModule, AnomalibModule):
 
     @property
     def learning_type(self) -> LearningType:
-        """Zero-shot, with references few-shot: the host never fits the model."""
+        """Zero-shot, with references or a pool few-shot: the host never fits the model."""
         return LearningType.FEW_SHOT if self.few_shot else LearningType.ZERO_SHOT
 
     def configure_optimizers(self) -> None:

@@ -131,12 +131,21 @@ def circumstances(results: DatasetResults) -> list[tuple[str, str]]:
             _by_model(results, lambda record: _yes_no(record.provenance.calibrated_on_test)),
         ),
         ("Zero-shot", _by_model(results, lambda record: _yes_no(record.provenance.zero_shot))),
+        ("Evidence", _by_model(results, lambda record: record.provenance.evidence)),
         ("Device", _by_model(results, lambda record: record.provenance.device)),
         ("Versions", _by_model(results, lambda record: _versions(record.provenance.versions))),
     ]
 
 
-FINE_PRINT = ("Input size", "Backbone", "Weights", "Metrics", "Image scores calibrated on the test set", "Zero-shot")
+FINE_PRINT = (
+    "Input size",
+    "Backbone",
+    "Weights",
+    "Metrics",
+    "Image scores calibrated on the test set",
+    "Zero-shot",
+    "Evidence",
+)
 """What every table says, of :func:`circumstances`."""
 
 
