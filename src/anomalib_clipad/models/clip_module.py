@@ -37,7 +37,6 @@ from anomalib_clipad.scoring.pool import Pool
 from anomalib_clipad.scoring.torch_model import SDPModel
 from anomalib_clipad.training.borrowed import Borrowed
 
-
 logger = logging.getLogger(__name__)
 
 
