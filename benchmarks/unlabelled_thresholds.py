@@ -151,6 +151,7 @@ def _widest_gap(scores: np.ndarray) -> float:
 
 METHODS: dict[str, Method] = {
     "Otsu, tested for two groups": calibrate_unlabelled,
+    "the same, at most 2 % false alarms": partial(calibrate_unlabelled, false_alarms=0.02),
     "Otsu": partial(_with_threshold, lambda scores: float(otsu_split(torch.from_numpy(scores)).threshold)),
     "middle of the range": partial(_with_threshold, lambda _: 0.5),
     "median + 3 deviations": partial(_with_threshold, _median_and_deviations),

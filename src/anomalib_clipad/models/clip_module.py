@@ -25,7 +25,7 @@ from anomalib_clipad.host.prediction import list_dangling_links
 from anomalib_clipad.host.results import share_results_folder
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
 from anomalib_clipad.models.collaborators import Collaborators, check_components, make_pre_processor
-from anomalib_clipad.post_processing.known_good import KnownGood
+from anomalib_clipad.post_processing.known_good import KnownGood, check_bound
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
@@ -64,7 +64,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
 
     model: SDPModel
     class_name: str | None
-    calibrate_unlabelled: bool
+    calibrate_unlabelled: bool | float
     collaborators: Collaborators
 
     @property
@@ -77,7 +77,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         self,
         collaborators: Collaborators,
         class_name: str | None,
-        calibrate_unlabelled: bool,
+        calibrate_unlabelled: bool | float,
         sigma: float | None,
         evidence: Evidence,
         **settings: Any,
@@ -87,7 +87,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         list_dangling_links()
         self.collaborators = collaborators
         self.class_name = class_name
-        self.calibrate_unlabelled = calibrate_unlabelled
+        self.calibrate_unlabelled = check_bound(calibrate_unlabelled)
         self.references, self.pool, self.known_good, weights = evidence
         visual = collaborators.backbone.model.visual
         scale = collaborators.backbone.logit_scale

@@ -42,7 +42,8 @@ class SDP(ClipModule, AnomalibModule):
         sigma: Gaussian blur in pixels of the input; ``None`` for the paper's 8 pixels at 240, scaled to the input.
         image_size: Height and width of the input in pixels, or one number for both; ``None`` for the backbone's own.
         calibrate_unlabelled: In prediction, first set ranges and thresholds of each class from the images of the run,
-            which need no labels; each image is scored twice. See docs/thresholds.md.
+            which need no labels; each image is scored twice. A number bounds the share of good images that are flagged.
+            See docs/thresholds.md.
         references: Images known to be good, with which others are compared: a folder, a CSV file of paths and class
             names, a folder for each class, or ``References`` with further options. See docs/memory.md.
         pool: Whether the images of each class in a run, which need no labels, score each other; or ``Pool`` with
@@ -85,7 +86,7 @@ class SDP(ClipModule, AnomalibModule):
         taps: Taps = "reference",
         sigma: float | None = None,
         image_size: int | tuple[int, int] | None = None,
-        calibrate_unlabelled: bool = False,
+        calibrate_unlabelled: bool | float = False,
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
         known_good: KnownGood | str | None = None,

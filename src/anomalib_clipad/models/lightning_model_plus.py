@@ -101,7 +101,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         sigma: float | None = None,
         head_weight: float = 1.0,
         image_size: int | tuple[int, int] | None = None,
-        calibrate_unlabelled: bool = False,
+        calibrate_unlabelled: bool | float = False,
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
         known_good: KnownGood | str | None = None,

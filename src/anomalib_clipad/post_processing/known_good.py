@@ -59,6 +59,13 @@ class KnownGood:
         return math.ceil(1 / self.false_alarms) - 1
 
 
+def check_bound(calibrate_unlabelled: bool | float) -> bool | float:
+    """Return whether to calibrate without labels, or by what share of false alarms; ValueError if that is none."""
+    if not isinstance(calibrate_unlabelled, bool):
+        KnownGood(false_alarms=calibrate_unlabelled)
+    return calibrate_unlabelled
+
+
 class Limit(NamedTuple):
     """A threshold () by M good scores, how many of them lie above it, and the bound on the share of new ones."""
 

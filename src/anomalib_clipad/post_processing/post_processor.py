@@ -136,11 +136,12 @@ class CategoryPostProcessor(PostProcessor):
         unlabelled: bool = False,
         known_good: bool = False,
         good_options: KnownGood | None = None,
+        false_alarms: float | None = None,
     ) -> None:
         """Calibrate each class that was observed, by any process, on its own statistics.
 
         Images are ``unlabelled``, or ``known_good``, or else have labels. Where all labels are normal, they are good,
-        for which there may be options.
+        for which there may be options; ``false_alarms`` is for unlabelled ones.
         """
         observed = {class_names[index]: statistics for index, statistics in self._statistics.items()}
         for name, statistics in _joined(observed).items():
@@ -150,7 +151,7 @@ class CategoryPostProcessor(PostProcessor):
             if known_good:
                 calibration: Calibration | None = calibrate_known_good(statistics, options, name)
             elif unlabelled:
-                calibration = calibrate_unlabelled(statistics, name)
+                calibration = calibrate_unlabelled(statistics, name, false_alarms)
             else:
                 calibration = calibrate_labelled(statistics, options, name)
             self.calibrate(class_names.index(name), calibration)
@@ -213,11 +214,14 @@ class CategoryPostProcessor(PostProcessor):
 
 
 def calibrate_on(
-    module: Any, scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]], known_good: KnownGood | None = None
+    module: Any,
+    scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]],
+    known_good: KnownGood | None = None,
+    false_alarms: float | None = None,
 ) -> None:
     """Calibrate SDP or SDP+ on batches of raw predictions, each with the classes of its images (B,).
 
-    They have no labels; or they are ``known_good``.
+    They have no labels, and there may be a bound on ``false_alarms``; or they are ``known_good``.
     """
     post_processor = module.post_processor
     if not isinstance(post_processor, CategoryPostProcessor):
@@ -230,7 +234,9 @@ def calibrate_on(
     for raw, class_index in scored:
         post_processor.observe(raw, class_index)
     good = known_good is not None
-    post_processor.calibrate_observed(module.class_names, unlabelled=not good, known_good=good, good_options=known_good)
+    post_processor.calibrate_observed(
+        module.class_names, unlabelled=not good, known_good=good, good_options=known_good, false_alarms=false_alarms
+    )
 
 
 def post_process(

@@ -9,7 +9,7 @@ tried and how well this one does.
 
 import logging
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -70,13 +70,27 @@ def least_effectiveness(n_images: int) -> float:
     return max(_LEAST_EFFECTIVENESS, 2 / math.pi + 0.66 / math.sqrt(n_images))
 
 
-def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None = None) -> Calibration | None:
+def tail_bound(scores: Tensor, false_alarms: float) -> Tensor:
+    """Score () that so small a share of images like these (M,) exceeds, if their upper tail is an exponential one.
+
+    Such a tail is heavier than that of a normal distribution, for which the bound is on the safe side.
+    """
+    middle = _median(scores)
+    excess = (scores[scores > middle] - middle).mean() if (scores > middle).any() else torch.zeros(())
+    return middle + excess * math.log(0.5 / min(false_alarms, 0.5))
+
+
+def calibrate_unlabelled(
+    statistics: CategoryStatistics, class_name: str | None = None, false_alarms: float | None = None
+) -> Calibration | None:
     """Calibrate a category by images of which nobody has said whether they are anomalous.
 
     The image threshold splits the fused scores by Otsu's method. The threshold of the map lies halfway between the
     median map maximum of the images below the image threshold and that of the images above it. Where the split is no
     better than that of a single group, both thresholds lie above all scores of these images. With fewer than
     ``MINIMUM_IMAGES`` the result is ``None``. Both are warned of.
+
+    With ``false_alarms`` the image threshold is at least the :func:`tail_bound` of the lower group for that share.
 
     Example:
         >>> statistics = CategoryStatistics()
@@ -112,7 +126,18 @@ def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None 
             least,
         )
         return _above_all(score_ranges, fused, pixel_range)
-    upper = fused > split.threshold
+    threshold = split.threshold
+    if false_alarms is not None:
+        threshold = torch.maximum(threshold, tail_bound(fused[fused <= threshold], false_alarms))
+    upper = fused > threshold
+    if not upper.any():
+        logger.warning(
+            "None of the %d unlabelled images%s lies above what %g %% of good ones would exceed: none counts as anomalous.",
+            n_images,
+            of,
+            100 * cast("float", false_alarms),
+        )
+        return _above_all(score_ranges, fused, pixel_range)
     logger.info(
         "%d of %d unlabelled images%s count as anomalous (effectiveness %.2f of the split).",
         int(upper.sum()),
@@ -121,7 +146,7 @@ def calibrate_unlabelled(statistics: CategoryStatistics, class_name: str | None 
         split.effectiveness,
     )
     pixel_threshold = (_median(maximum[~upper]) + _median(maximum[upper])) / 2
-    return Calibration(score_ranges, split.threshold, pixel_range, pixel_threshold.clamp(*pixel_range))
+    return Calibration(score_ranges, threshold, pixel_range, pixel_threshold.clamp(*pixel_range))
 
 
 def _above_all(score_ranges: Tensor, fused: Tensor, pixel_range: Tensor) -> Calibration:

@@ -63,9 +63,11 @@ class PredictionReport(Callback):
         """Calibrate on the images of the run, if the model asks for it."""
         self._rows = []
         self._listed = {image.path: image for images in _lists(trainer) for image in images.images}
-        if pl_module.calibrate_unlabelled:
+        bound = pl_module.calibrate_unlabelled
+        if bound is not False:
             logger.info("Calibrating on the images of this run, without labels.")
-            calibrate_on(pl_module, _score(trainer, pl_module))
+            false_alarms = None if bound is True else bound
+            calibrate_on(pl_module, _score(trainer, pl_module), false_alarms=false_alarms)
 
     def on_predict_batch_end(
         self,

@@ -121,7 +121,7 @@ class ClipPrediction(_Base):
         *,
         pool: Pool | bool | None = None,
         known_good: bool = False,
-        false_alarms: float = KnownGood.false_alarms,
+        false_alarms: float | None = None,
         confidence: float = KnownGood.confidence,
     ) -> "Self":
         """Set ranges and thresholds of each class from images without labels, see docs/thresholds.md.
@@ -136,7 +136,8 @@ class ClipPrediction(_Base):
             known_good: Whether all images are good: thresholds are such that at most the share ``false_alarms`` of them
                 is flagged, and the log says what that means for new ones. An image that the model remembers as a
                 reference is not compared with itself.
-            false_alarms: That share, above 0 and below 1.
+            false_alarms: Share of good images that may be flagged, above 0 and below 1; ``None`` for 0.02 of known good
+                ones and, of unlabelled ones, for no bound.
             confidence: Confidence of what the log says of new ones.
 
         Returns:
@@ -146,9 +147,10 @@ class ClipPrediction(_Base):
             ValueError: If there are too few good images for the share of false alarms; the message says how many it
                 takes.
         """
-        good = KnownGood(None, false_alarms, confidence) if known_good else None
+        options = KnownGood(None, KnownGood.false_alarms if false_alarms is None else false_alarms, confidence)
+        good = options if known_good else None
         scored = self._score_images(images, class_name, batch_size, [], pool, left_out=known_good)
-        calibrate_on(self, ((raw, classes) for _, classes, raw in scored), good)
+        calibrate_on(self, ((raw, classes) for _, classes, raw in scored), good, false_alarms)
         return self
 
     def calibrate_given(self) -> None:

@@ -16,6 +16,7 @@ from anomalib_clipad.post_processing.unlabelled import (
     calibrate_unlabelled,
     least_effectiveness,
     otsu_split,
+    tail_bound,
 )
 
 
@@ -214,3 +215,29 @@ def test_scores_that_are_not_finite_are_refused_with_and_without_labels(calibrat
 
     with pytest.raises(ValueError, match=r"Expected scores of gasket to be finite, but got 1 that are not"):
         calibrate(gather(images, **truth), "gasket")
+
+
+@pytest.mark.parametrize("draw", ["exponential", "normal"])
+def test_so_few_good_images_exceed_the_tails_bound(draw):
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(200):
+        scores = torch.from_numpy(getattr(rng, draw)(size=200))
+        new = getattr(rng, draw)(size=10_000)
+        shares.append((new > tail_bound(scores, 0.02).item()).mean())
+    assert np.mean(shares) < 0.025
+
+
+def test_a_bound_on_false_alarms_leaves_two_groups_alone_and_a_single_one_unflagged(caplog):
+    rng = np.random.default_rng(0)
+    apart = np.concatenate([rng.normal(0.2, 0.02, 80), rng.normal(0.8, 0.02, 20)])
+    one = rng.exponential(0.1, 100).clip(0, 1)
+    found = {}
+    for name, scores in (("apart", apart), ("one", one)):
+        statistics = CategoryStatistics()
+        values = torch.from_numpy(scores).float()
+        statistics.update(values, values[:, None, None].expand(-1, 4, 4), None, None)
+        found[name] = calibrate_unlabelled(statistics), calibrate_unlabelled(statistics, false_alarms=0.001)
+    for plain, bounded in zip(*found["apart"], strict=True):
+        torch.testing.assert_close(bounded, plain)
+    assert found["one"][1].image_threshold >= found["one"][0].image_threshold
