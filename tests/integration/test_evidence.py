@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 SDP = ("--model", "anomalib_clipad.SDP", *ON_TINY, "--model.visualizer", "false")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def photos(anomalib: Terminal) -> None:
     """Good ones, and new ones of which some have a defect."""
     layouts.write_images(anomalib.folder / "photos/good", 60, size=60)

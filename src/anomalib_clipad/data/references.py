@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import center_crop, horizontal_flip, r
 
 from anomalib_clipad.data.image_list import list_images
 from anomalib_clipad.data.image_loader import ListedImage
+from anomalib_clipad.host.command_line import plain_errors
 
 TURNS = (1, 2, 4, 8)
 
@@ -44,6 +45,7 @@ class References:
     flips: bool = False
     max_patches: int = 50_000
 
+    @plain_errors()
     def __post_init__(self) -> None:
         if (self.path is None) == (self.k_shot == 0) or self.k_shot < 0:
             msg = (

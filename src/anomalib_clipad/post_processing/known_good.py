@@ -17,6 +17,7 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
+from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.post_processing.calibration import Calibration, CategoryStatistics, fuse, usable_range
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class KnownGood:
     false_alarms: float = 0.02
     confidence: float = 0.95
 
+    @plain_errors()
     def __post_init__(self) -> None:
         for name in ("false_alarms", "confidence"):
             if not 0 < getattr(self, name) < 1:

@@ -132,7 +132,7 @@ def calibrate_unlabelled(
     upper = fused > threshold
     if not upper.any():
         logger.warning(
-            "None of the %d unlabelled images%s lies above what %g %% of good ones would exceed: none counts as anomalous.",
+            "None of the %d unlabelled images%s exceeds the bound for %g %% false alarms: none counts as anomalous.",
             n_images,
             of,
             100 * cast("float", false_alarms),

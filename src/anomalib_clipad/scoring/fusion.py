@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.scoring.anomaly_map import head_map, resample
 
 DISTANCE_GAIN = 3.5
@@ -36,6 +37,7 @@ class Weights:
     references: float = 0.85
     pool: float = 0.85
 
+    @plain_errors()
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not (isfinite(value) and value >= 0):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from anomalib_clipad.base.allocation import CachePlace, allocate
+from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.scoring.fusion import DISTANCE_GAIN, PoolScores, as_distances
 from anomalib_clipad.scoring.neighbours import mutual_scores, smoothed_by_neighbours
 
@@ -38,6 +39,7 @@ class Pool:
     seed: int = 0
     tokens: CachePlace = "memory"
 
+    @plain_errors()
     def __post_init__(self) -> None:
         if not 2 <= self.minimum <= self.maximum:
             msg = (
