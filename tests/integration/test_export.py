@@ -40,13 +40,18 @@ class Exported(NamedTuple):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """SDP and SDP+, calibrated and exported to every format."""
+    """SDP, SDP+ and SDP with references, calibrated and exported to every format."""
     folder = tmp_path_factory.mktemp("exported")
     images = write_photographs(folder / "images")
     data = MVTec(root=layouts.write_mvtec_ad(folder / "data"), categories=["bottle"], num_workers=0)
     expected = {}
-    for model in (sdp(class_name="bottle", visualizer=False), sdp_plus(heads="embedded", visualizer=False)):
-        root = folder / model.name
+    models = {
+        "SDP": sdp(class_name="bottle", visualizer=False),
+        "SDPPlus": sdp_plus(heads="embedded", visualizer=False),
+        "references": sdp(class_name="bottle", references={"k_shot": 2}, visualizer=False),
+    }
+    for name, model in models.items():
+        root = folder / name
         engine = make_engine(root)
         engine.test(model, datamodule=data)  # calibrates
         checkpoint = root / "model.ckpt"

@@ -134,7 +134,9 @@ def test_a_torch_file_after_a_run_holds_no_more_than_before(tiny_clip, tmp_path)
 def test_an_onnx_graph_takes_any_number_of_images_of_any_size(tiny_clip, tmp_path, plus):
     exported = make_exported(tiny_clip, [1], plus=plus)
 
-    path = write_onnx(exported, tmp_path / "model.onnx", None, metadata(exported, "SDP", "tiny"))
+    path = write_onnx(
+        exported, tmp_path / "model.onnx", None, metadata(exported, "SDP", "tiny", ["text"] * len(exported.class_names))
+    )
 
     for image in (make_images(1, 300, 200), make_images(3, 32, 32), make_images(2, 20, 50)):
         outputs, expected = run_onnx(path, input=image), exported(image)
@@ -146,11 +148,20 @@ def test_an_onnx_graph_takes_any_number_of_images_of_any_size(tiny_clip, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_graph_of_several_classes_takes_their_index(tiny_clip, tmp_path):
+@pytest.mark.parametrize("references", [False, True])
+def test_a_graph_of_several_classes_takes_their_index(tiny_clip, tmp_path, references):
     exported, image = make_exported(tiny_clip, [0, 1, 2]), make_images(4)
+    if references:  # of one class, of which two images are asked
+        patches = exported.model.tapped_patches(exported.transform(make_images(3, 50, 50)))
+        exported.model.memory.add(2, patches.layers)
     index = torch.tensor([2, 0, 3, -1])
 
-    path = write_onnx(exported, tmp_path / "model.onnx", (90, 70), metadata(exported, "SDP", "tiny"))
+    path = write_onnx(
+        exported,
+        tmp_path / "model.onnx",
+        (90, 70),
+        metadata(exported, "SDP", "tiny", ["text"] * len(exported.class_names)),
+    )
 
     outputs = run_onnx(path, input=image, class_index=index)
     expected = exported(image[:2], index[:2])
