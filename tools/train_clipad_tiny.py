@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the successor of ``clipad-tiny``, a small CLIP to ship with the package, from scratch and from captions alone.
 
-The weights that ship are older and were trained otherwise: see their model card.
+The weights that ship are older and were trained otherwise: see their model card. How far this has come: README.md.
 
     pip install '.[compare]' scikit-image
     python tools/train_clipad_tiny.py --output clipad-tiny.safetensors
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from captioned_crops import GROUPS, KINDS, NAMES, OTHER_NAMES, SIDE, Crops, Phase
 from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg, get_tokenizer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
@@ -52,6 +52,8 @@ class Cycle(NamedTuple):
 
     ``depths`` are the shares of the steps in which the tower ends after 2, 4, 6 and 8 of its blocks. In the last of
     them the feed-forward layer is left out at the rate ``drop_last``: then the class token is what attention read.
+    In the others the class token does not attend at the rate ``drop_reads``, patches do: so what it reads in late
+    blocks has to tell by itself where a defect is, and cannot rely on what it has read in early ones.
     """
 
     lr: float
@@ -59,6 +61,7 @@ class Cycle(NamedTuple):
     phases: tuple[Phase, ...]
     depths: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
     drop_last: float = DROP_RATE
+    drop_reads: float | None = None
     seed: int = 0
 
     @property
@@ -71,35 +74,48 @@ class Cycle(NamedTuple):
         return min((step + 1) / self.warmup, 0.5 * (1 + math.cos(math.pi * step / self.steps)) + 0.005)
 
 
-_DEPTHS = (0.2, 0.15, 0.15, 0.5)
 CYCLES = (
     # What a defect is, mostly on small crops.
-    Cycle(1e-3, 200, (Phase(40, 24, (40, 150), 4000), Phase(72, 8, (56, 240), 2200), Phase(120, 4, (70, 240), 1500))),
-    # Where there is none: crops from anywhere, half of the patches hidden.
-    Cycle(5e-4, 100, (Phase(72, 16, (40, 240), 1200, 0.5, (40, 240)),)),
-    # The same at every depth and at the scale of whole drawings, twice.
+    Cycle(1e-3, 200, (Phase(40, 24, (40, 150), 3000), Phase(72, 12, (56, 240), 500))),
+    # Where there is none, and at every depth, up to the scale of whole drawings.
     Cycle(
         8e-4,
         100,
         (
-            Phase(40, 24, (40, 150), 1800, 0.7, (24, 110)),
-            Phase(72, 16, (72, 240), 900, 0.6, (60, 180)),
-            Phase(120, 8, (160, 240), 300, 0.6, (120, 240)),
+            Phase(40, 24, (40, 150), 2800, 0.7, (24, 110)),
+            Phase(72, 16, (72, 240), 1400, 0.6, (60, 180)),
+            Phase(120, 8, (160, 240), 600, 0.6, (120, 240)),
         ),
-        _DEPTHS,
+        (0.2, 0.15, 0.15, 0.5),
         drop_last=0.5,
+        seed=1,
+    ),
+    # And in every block.
+    Cycle(
+        8e-4,
+        100,
+        (
+            Phase(40, 24, (40, 150), 2400, 0.6, (24, 110)),
+            Phase(72, 16, (72, 240), 1300, 0.45, (60, 180)),
+            Phase(120, 8, (160, 240), 200, 0.45, (120, 240)),
+        ),
+        (0.2, 0.15, 0.15, 0.5),
+        drop_last=0.5,
+        drop_reads=0.5,
+        seed=2,
     ),
     Cycle(
         8e-4,
         100,
         (
-            Phase(40, 24, (40, 150), 2200, 0.7, (24, 110)),
-            Phase(72, 16, (72, 240), 1000, 0.6, (60, 180)),
-            Phase(120, 8, (160, 240), 300, 0.6, (120, 240)),
+            Phase(40, 24, (40, 150), 2400, 0.6, (24, 110)),
+            Phase(72, 16, (72, 240), 800, 0.45, (60, 180)),
+            Phase(120, 8, (160, 240), 150, 0.45, (120, 240)),
         ),
-        _DEPTHS,
+        (0.2, 0.15, 0.15, 0.5),
         drop_last=0.5,
-        seed=1,
+        drop_reads=0.6,
+        seed=3,
     ),
 )
 
@@ -140,7 +156,7 @@ def encode_text(model: CLIP, tokens: Tensor, ends: Tensor) -> Tensor:
     return functional.normalize(x.float(), dim=-1)
 
 
-def encode_image(visual: nn.Module, image: Tensor, kept: Tensor, blocks: int, drop_last: float) -> Tensor:
+def encode_image(visual: nn.Module, image: Tensor, kept: Tensor, blocks: int, cycle: Cycle) -> Tensor:
     """Unit embeddings of the class token (B, C), by the plain tower at any size, with stochastic depth.
 
     Only the patches ``kept`` (B, K) are seen, and the tower ends after some of its blocks. What a block adds is left
@@ -153,11 +169,20 @@ def encode_image(visual: nn.Module, image: Tensor, kept: Tensor, blocks: int, dr
     tokens = torch.cat([tokens[:, :1], patches], dim=1)
     for layer, block in enumerate(visual.transformer.resblocks[:blocks], 1):
         rate = DROP_RATE * layer / tower.depth
-        parts = ((attend, rate), (feed_forward, drop_last if layer == blocks else rate))
-        for part, left_out in parts:
-            stays = torch.rand(len(tokens), 1, 1) >= left_out
-            tokens = tokens + part(block, tokens) * (stays / (1 - left_out)).to(tokens.dtype)
+        last = layer == blocks
+        attention = kept_at_random(len(tokens), rate)
+        if cycle.drop_reads is not None and not last:
+            reads = kept_at_random(len(tokens), cycle.drop_reads)
+            attention = torch.cat([reads, attention.expand(-1, tokens.shape[1] - 1, -1)], dim=1)
+        tokens = tokens + attend(block, tokens) * attention.to(tokens.dtype)
+        rest = kept_at_random(len(tokens), cycle.drop_last if last else rate)
+        tokens = tokens + feed_forward(block, tokens) * rest.to(tokens.dtype)
     return functional.normalize(tower.project(tokens[:, 0]).float(), dim=-1)
+
+
+def kept_at_random(batch: int, rate: float) -> Tensor:
+    """Factors (B, 1, 1): 0 at a rate, and otherwise as much above 1 as makes their mean 1."""
+    return (torch.rand(batch, 1, 1) >= rate) / (1 - rate)
 
 
 def feed_forward(block: nn.Module, tokens: Tensor) -> Tensor:
@@ -221,9 +246,11 @@ def train(arguments: argparse.Namespace) -> None:
     model = CLIP(config["embed_dim"], CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"]))
     vocabulary = Vocabulary(config["text_cfg"]["context_length"], config["text_cfg"]["vocab_size"])
     model.token_embedding = vocabulary.embedding(config["text_cfg"]["width"])
+    if arguments.start:
+        restore(model, arguments.start)
     objective, average = Objective(), copy.deepcopy(model)
     start, images, steps = time.perf_counter(), 0, 0
-    for number, cycle in enumerate(CYCLES):
+    for number, cycle in list(enumerate(CYCLES))[arguments.cycle - 1 :]:
         model.load_state_dict(average.state_dict())
         optimizer = make_optimizer([*model.named_parameters(), *objective.named_parameters()], cycle.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cycle.rate)
@@ -231,9 +258,7 @@ def train(arguments: argparse.Namespace) -> None:
         for step, batch in enumerate(batches(cycle, arguments.seed + cycle.seed, arguments.workers), 1):
             blocks = int(depths.choice(STAGES, p=cycle.depths))
             with torch.autocast("cpu", torch.bfloat16):
-                embeddings = encode_image(
-                    model.visual, normalised(batch["image"]), batch["kept"], blocks, cycle.drop_last
-                )
+                embeddings = encode_image(model.visual, normalised(batch["image"]), batch["kept"], blocks, cycle)
                 texts = encode_text(model, *vocabulary(batch["prompts"])).unflatten(0, (GROUPS, -1))
             losses = objective(embeddings, texts, batch["label"], batch["known"])
             optimizer.zero_grad(set_to_none=True)
@@ -316,10 +341,23 @@ def export(model: CLIP, vocabulary: Vocabulary, path: Path, metadata: dict[str, 
     temporary.replace(path)
 
 
+def restore(model: CLIP, path: Path) -> None:
+    """Load what :func:`export` has written, into a model with the same vocabulary."""
+    state = load_file(path)
+    rows, embedding = state.pop("token_embedding.rows"), state.pop("token_embedding.weight")
+    state["token_embedding.weight"] = torch.cat([torch.zeros(1, embedding.shape[1]), embedding])
+    if len(rows) + 1 != len(model.token_embedding.weight):
+        msg = f"Expected {path} to hold {len(model.token_embedding.weight) - 1} tokens, but got {len(rows)}."
+        raise ValueError(msg)
+    model.load_state_dict(state, strict=False)  # but for attn_mask, which is made anew
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("clipad-tiny.safetensors"))
     parser.add_argument("--config", type=Path, default=CONFIG_PATH)
+    parser.add_argument("--start", type=Path, help="weights that an interrupted training has written")
+    parser.add_argument("--cycle", type=int, default=1, help="cycle to go on with, after --start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -49,7 +49,7 @@ def damage(rng: Generator, image: Image, region: Image, defect: str) -> tuple[Im
     best, best_visibility = (image, region > 1), -1.0
     for _ in range(_MAXIMUM_DRAWS):
         damaged, mask = DEFECTS[defect](rng, image, region)
-        contrast = float(np.abs(damaged - image).max(-1)[mask].mean()) if mask.any() else 0.0
+        contrast = float(np.abs(damaged[mask] - image[mask]).max(-1).mean()) if mask.any() else 0.0
         visibility = min(mask.mean() / MINIMUM_AREA, contrast / MINIMUM_CONTRAST)
         if visibility > best_visibility:
             best, best_visibility = (damaged, mask), visibility
