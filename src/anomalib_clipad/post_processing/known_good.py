@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor
 
 from anomalib_clipad.host.command_line import plain_errors
@@ -100,7 +100,7 @@ def limit_false_alarms(scores: Tensor, options: KnownGood) -> Limit:
     next_one = ordered[n_images - allowed] if allowed else highest
     threshold = (highest + next_one) / 2
     flagged = int((scores > threshold).sum())  # fewer where scores are equal
-    return Limit(threshold, flagged, float(beta.ppf(options.confidence, flagged + 1, n_images - flagged)))
+    return Limit(threshold, flagged, float(betaincinv(flagged + 1, n_images - flagged, options.confidence)))
 
 
 def calibrate_known_good(

@@ -6,7 +6,7 @@ import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, in_batches
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
 from anomalib_clipad.scoring.fusion import DISTANCE_GAIN
+from anomalib_clipad.scoring.memory import Memory
 from anomalib_clipad.scoring.pool import Pool, PoolTokens
 from anomalib_clipad.scoring.torch_model import SDPModel
 
@@ -121,15 +122,15 @@ class ClipReferences(_Base):
         self.eval()
         options = self.pool or Pool()
         tokens = self._pool_images(list(self._name_images(images, class_name, batch_size)), options)
-        pooled, self.pooled = cast("PooledRun", self.pooled), None
-        if not pooled.sizes:
+        scored, self.pooled = cast("PooledRun", self.pooled).scored, None
+        if not scored.sizes:
             msg = f"Expected a pool of at least {options.minimum} images (pool.minimum) of a class, but got fewer."
             raise ValueError(msg)
         memory = self.model.memory
-        for name in pooled.sizes:
+        for name in scored.sizes:
             index = self.class_names.index(name)
             rows, layers = tokens.of_class(index)
-            scores = pooled.scores.patches[rows]
+            scores = scored.scores.patches[rows]
             memory.add(index, [layer.to(self.device) for layer in layers], kept=scores <= _quantile(scores, share))
             memory.thin(index, max_patches)
             self._forget_calibration(index)
@@ -155,10 +156,12 @@ class ClipReferences(_Base):
 
     def evidence(self, class_name: str) -> str:
         """Say what scores of a class rest on: text, heads, how many references, how many images of a pool."""
-        weights, index = self.model.weights, self.class_names.index(class_name) if class_name in self.class_names else 0
+        weights, known = self.model.weights, class_name in self.class_names
         counts = {
-            "references": self.model.memory.n_images(index) if weights.references else 0,
-            "pool": self.pooled.sizes.get(class_name, 0) if self.pooled and weights.pool else 0,
+            "references": self.model.memory.n_images(self.class_names.index(class_name))
+            if known and weights.references
+            else 0,
+            "pool": self.pooled.scored.sizes.get(class_name, 0) if self.pooled and weights.pool else 0,
         }
         others = [f"{name} ({count})" for name, count in counts.items() if count]
         text = ["text"] if self.model.heads is None else ["text", "heads"]
@@ -181,44 +184,62 @@ class ClipReferences(_Base):
             images = given.listed()
             if self.class_name is not None and any(image.class_name for image in images):
                 images = [image for image in images if image.class_name in {None, self.class_name}]
-        named = [image if image.class_name else image._replace(class_name=self.usual_class()) for image in images]
-        logger.info("References: %s", list_some([printable(image.path) for image in named], 20))
-        memory = self.model.memory
-        loaded, calibrated = memory.patches, self._calibrations()
-        for index in set(self._indices([str(image.class_name) for image in named])):
-            memory.forget(index)
-        self._remember(named, given)
-        if loaded.shape == memory.patches.shape and torch.allclose(loaded, memory.patches, atol=1e-5):
-            self._set_calibrations(calibrated)  # those of the checkpoint
         self._prepared = True
-        self._write_references(named)
+        self._write_references(self._remember(images, given, instead=True))
 
-    def _remember(self, images: Sequence[ListedImage], options: References) -> None:
-        memory, transform = self.model.memory, engine_transform(self.pre_processor)
+    def _remember(
+        self, images: Sequence[ListedImage], options: References, *, instead: bool = False
+    ) -> list[ListedImage]:
+        """Remember references beside those known of their classes, or ``instead``; return those that could be read.
+
+        Nothing is forgotten before all are read. Where the same are known already, as by a checkpoint, nothing changes.
+        """
+        memory, found = self.model.memory, self._look_at(images, options)
+        for index, (read, layers) in found.items():
+            new = Memory(len(layers), layers[0].shape[-1]).to(memory.patches.device)
+            new.add(0, layers, options.copies)
+            new.thin(0, options.max_patches)
+            known = memory.patches[:, memory.class_index == index]
+            if instead and known.shape == new.patches.shape and torch.allclose(known, new.patches, atol=1e-5):
+                continue
+            if instead:
+                memory.forget(index)
+            memory.add(index, layers, options.copies)
+            self._forget_calibration(index)
+            self._warn_of_suspects(index, [printable(image.path) for image in read])
+            memory.thin(index, options.max_patches)
+        size = memory.patches.nbytes / 1e6
+        logger.info("References of %d classes: %d patches, %.1f MB.", len(found), len(memory), size)
+        used = [image for read, _ in found.values() for image in read]
+        logger.info("References: %s", list_some([printable(image.path) for image in used], 20))
+        return used
+
+    def _look_at(
+        self, images: Sequence[ListedImage], options: References
+    ) -> dict[int, tuple[list[ListedImage], list[Tensor]]]:
+        """Read images with their copies: those of each class, and their patch tokens of each layer; OSError if none."""
+        transform = engine_transform(self.pre_processor)
 
         def prepare(image: Tensor) -> Tensor:
-            copies = options.turned(image)
-            return torch.stack([each if transform is None else transform(each) for each in copies])
+            return torch.stack([each if transform is None else transform(each) for each in options.turned(image)])
 
         self.eval()
         named = [image if image.class_name else image._replace(class_name=self.usual_class()) for image in images]
         batches = (named[start : start + BATCH_SIZE] for start in range(0, len(named), BATCH_SIZE))
-        skipped, files = list[PredictionRow](), dict[int, list[str]]()
+        skipped, found = list[PredictionRow](), dict[int, tuple[list[ListedImage], list[list[Tensor]]]]()
         for read, unreadable in read_ahead(batches, prepare):
             skipped += map(describe_skipped, unreadable)
             for index, image in zip(self._indices([str(one.source.class_name) for one in read]), read, strict=True):
-                tapped = self.model.tapped_patches(image.pixels.to(self.device))
-                memory.add(index, tapped.layers, options.copies)
-                files.setdefault(index, []).append(printable(image.source.path))
+                sources, tokens = found.setdefault(index, ([], []))
+                sources.append(image.source)
+                tokens.append(self.model.tapped_patches(image.pixels.to(self.device)).layers)
         log_skipped(skipped)
-        if not files:
+        if not found:
             require_readable(skipped)
-        for index, paths in files.items():
-            self._forget_calibration(index)
-            self._warn_of_suspects(index, paths)
-            memory.thin(index, options.max_patches)
-        size = memory.patches.nbytes / 1e6
-        logger.info("References of %d classes: %d patches, %.1f MB.", len(files), len(memory), size)
+        return {
+            index: (sources, [torch.cat(layer) for layer in zip(*tokens, strict=True)])
+            for index, (sources, tokens) in found.items()
+        }
 
     def _warn_of_suspects(self, index: int, paths: Sequence[str]) -> None:
         """Name references that resemble none of the others: one that is defective makes its defect normal."""
@@ -254,15 +275,6 @@ class ClipReferences(_Base):
                 self.class_names[index],
             )
             post_processor.calibrate(index, None)
-
-    def _calibrations(self) -> dict[str, Any]:
-        return (
-            {} if self.post_processor is None else {k: v.clone() for k, v in self.post_processor.state_dict().items()}
-        )
-
-    def _set_calibrations(self, state: dict[str, Any]) -> None:
-        if self.post_processor is not None:
-            self.post_processor.load_state_dict(state)
 
     def _write_references(self, images: Sequence[ListedImage]) -> None:
         trainer = attached_trainer(self)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import ImageBatch
@@ -20,16 +20,15 @@ from anomalib_clipad.scoring.pool import PoolTokens, ScoredPool
 logger = logging.getLogger(__name__)
 
 
-class PooledRun:
-    """What the images of a run say of each other, by loader and batch."""
+class PooledRun(NamedTuple):
+    """What the images of a run say of each other, and which of them are those of each loader and batch."""
 
-    def __init__(self, scored: ScoredPool, rows: dict[tuple[int, int], slice]) -> None:
-        self.sizes, self.scores = scored.sizes, scored.scores
-        self._scored, self._rows = scored, rows
+    scored: ScoredPool
+    rows: dict[tuple[int, int], slice]
 
     def of(self, loader: int, batch: int, device: torch.device) -> PoolScores:
         """Scores of a batch."""
-        return self._scored.of(self._rows[loader, batch], device)
+        return self.scored.of(self.rows[loader, batch], device)
 
 
 class PoolPass(Callback):

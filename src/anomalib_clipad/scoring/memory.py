@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from anomalib.models.components.sampling import KCenterGreedy
 from torch import Tensor, nn
@@ -80,7 +81,11 @@ class Memory(nn.Module):
         if len(rows) <= n_patches:
             return
         joined = self.patches[:, rows].permute(1, 0, 2).flatten(1)
-        chosen = KCenterGreedy(joined, (n_patches + 0.5) / len(rows)).select_coreset_idxs()
+        coreset = KCenterGreedy(joined, (n_patches + 0.5) / len(rows))
+        with torch.random.fork_rng(devices=[]):  # equal patches, equal coreset
+            torch.manual_seed(0)
+            coreset.model.random_state = np.random.RandomState(0)
+            chosen = coreset.select_coreset_idxs()
         kept = self.class_index != index
         kept[rows[torch.as_tensor(chosen, device=rows.device)]] = True
         self._keep(kept)

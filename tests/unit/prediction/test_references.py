@@ -153,6 +153,22 @@ class TestReferences:
         with pytest.raises(OSError, match="Expected images that can be read, but got none"):
             sdp().remember(tmp_path / "only", class_name="nut")
 
+    def test_of_one_class_are_no_evidence_for_another(self, good):
+        model = sdp().remember(good, class_name="nut")
+        assert model.evidence("bolt") == "text"
+
+    def test_that_cannot_be_read_take_the_place_of_none(self, good, photos, tmp_path):
+        engine, model = make_engine(tmp_path), sdp(class_name="nut", references=str(good), visualizer=False)
+        engine.predict(model, dataset=PredictDataset(photos))
+        engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "broken.png").write_text("no image")
+
+        loaded = SDP.load(tmp_path / "model.ckpt", references=str(tmp_path / "broken"))
+        with pytest.raises(OSError, match="Expected images that can be read, but got none"):
+            loaded.predict(photos, class_name="nut")
+        assert loaded.evidence("nut") == "text, references (5)"
+
     def test_images_with_nan_are_refused(self):
         with pytest.raises(ValueError, match="Expected an image of floats to have values in"):
             sdp().remember(torch.full((3, 60, 60), torch.nan), class_name="nut")

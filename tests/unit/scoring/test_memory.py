@@ -121,3 +121,14 @@ def test_thinning_keeps_what_covers_the_rest():
     assert (memory.class_index == 1).sum() == 3
     assert memory([clusters[None]], torch.tensor([0])).max() < 0.01
     assert memory.n_images(0) == 50
+
+
+def test_thinning_is_determined_by_the_patches():
+    kept = []
+    for _ in range(2):
+        memory = Memory(LAYERS, WIDTH)
+        memory.add(0, tokens(20, seed=0))
+        memory.thin(0, 30)
+        kept.append(memory.patches)
+        torch.rand(1)
+    assert torch.equal(*kept)
