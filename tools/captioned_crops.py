@@ -3,8 +3,8 @@
 """Captioned crops to train ``clipad-tiny`` on, drawn afresh from a seed and their index.
 
 Each product is drawn with a defect and, by an equal generator, without it. Both are cropped at the same places and
-captioned by what a crop shows. Only ``TRAINING_CATEGORIES`` and ``TRAINING_DEFECTS`` are drawn. A fifth of the products
-are real textures instead: brick, grass and gravel as scikit-image ships them (CC0), with drawn defects.
+captioned by what a crop shows. Only ``TRAINING_CATEGORIES`` and ``TRAINING_DEFECTS`` are drawn. Some products are real
+textures instead: brick, grass and gravel as scikit-image ships them (CC0), with drawn defects.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,6 @@ SEEN, SEEN_IN_WHOLE, UNSEEN = 0.012, 0.003, 1e-4
 """Share of a crop, or of a whole drawing, from which a defect counts as seen, and up to which it does not."""
 OTHER_KINDS = 3
 REAL_TEXTURES = ("brick", "grass", "gravel")
-REAL_SHARE = 0.2
 
 NAMES = {
     "leather": ("leather", "hide", "leather cover"),
@@ -92,7 +91,7 @@ class Phase(NamedTuple):
 
     Of the patches of a crop the model is shown the share ``kept``, drawn at random (https://arxiv.org/abs/2212.00794),
     and the caption is about them alone. Every second pair of crops may come from ``anywhere``, with sides of its own;
-    the others show the defect.
+    the others show the defect. ``real`` is the share of products that are photographs of textures.
     """
 
     size: int
@@ -101,6 +100,7 @@ class Phase(NamedTuple):
     steps: int
     kept: float = 1.0
     anywhere: tuple[int, int] | None = None
+    real: float = 0.2
 
 
 class Crop(NamedTuple):
@@ -130,7 +130,7 @@ class Crops(Dataset):
         cv2.setNumThreads(0)
         rng = np.random.default_rng((*self.seed, step))
         drawn = rng.choice(TRAINING_CATEGORIES, GROUPS, replace=False).tolist()
-        categories = [str(rng.choice(REAL_TEXTURES)) if rng.random() < REAL_SHARE else name for name in drawn]
+        categories = [str(rng.choice(REAL_TEXTURES)) if rng.random() < self.phase.real else name for name in drawn]
         kinds = rng.choice(TRAINING_DEFECTS, GROUPS).tolist()
         crops = [
             crop

@@ -1,8 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Train the successor of ``clipad-tiny``, a small CLIP to ship with the package, from scratch and from captions alone.
-
-The weights that ship are older and were trained otherwise: see their model card. How far this has come: README.md.
+"""Train ``clipad-tiny``, the small CLIP that ships with the package, from scratch and from captions alone.
 
     pip install '.[compare]' scikit-image
     python tools/train_clipad_tiny.py --output clipad-tiny.safetensors
@@ -53,7 +51,8 @@ class Cycle(NamedTuple):
     ``depths`` are the shares of the steps in which the tower ends after 2, 4, 6 and 8 of its blocks. In the last of
     them the feed-forward layer is left out at the rate ``drop_last``: then the class token is what attention read.
     In the others the class token does not attend at the rate ``drop_reads``, patches do: so what it reads in late
-    blocks has to tell by itself where a defect is, and cannot rely on what it has read in early ones.
+    blocks has to tell by itself where a defect is, and cannot rely on what it has read in early ones. Patches do not
+    attend in blocks after the second at the rate ``drop_mixes``: so they go on to tell of their own place.
     """
 
     lr: float
@@ -62,6 +61,7 @@ class Cycle(NamedTuple):
     depths: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
     drop_last: float = DROP_RATE
     drop_reads: float | None = None
+    drop_mixes: float | None = None
     seed: int = 0
 
     @property
@@ -117,18 +117,29 @@ CYCLES = (
         drop_reads=0.6,
         seed=3,
     ),
+    # For which patches have to stay what they are. The first 3,000 steps of a cycle like the last, then this one.
     Cycle(
         8e-4,
         100,
-        (
-            Phase(40, 24, (40, 150), 4000, 0.6, (24, 110)),
-            Phase(72, 16, (72, 240), 900, 0.45, (60, 180)),
-            Phase(120, 8, (160, 240), 150, 0.45, (120, 240)),
-        ),
+        (Phase(40, 24, (40, 150), 4000, 0.6, (24, 110)),),
         (0.2, 0.15, 0.15, 0.5),
         drop_last=0.5,
         drop_reads=0.6,
         seed=4,
+    ),
+    Cycle(
+        8e-4,
+        100,
+        (
+            Phase(40, 24, (40, 150), 3000, 0.6, (24, 110), 0.1),
+            Phase(72, 16, (72, 240), 800, 0.6, (60, 180), 0.1),
+            Phase(120, 8, (160, 240), 300, 0.6, (120, 240), 0.1),
+        ),
+        (0.2, 0.15, 0.15, 0.5),
+        drop_last=0.5,
+        drop_reads=0.6,
+        drop_mixes=0.6,
+        seed=9,
     ),
 )
 
@@ -183,10 +194,14 @@ def encode_image(visual: nn.Module, image: Tensor, kept: Tensor, blocks: int, cy
     for layer, block in enumerate(visual.transformer.resblocks[:blocks], 1):
         rate = DROP_RATE * layer / tower.depth
         last = layer == blocks
-        attention = kept_at_random(len(tokens), rate)
-        if cycle.drop_reads is not None and not last:
+        local = cycle.drop_mixes is not None and layer > STAGES[0]
+        mixes = kept_at_random(len(tokens), cycle.drop_mixes if local else rate)
+        reads = mixes
+        if last and cycle.drop_mixes is not None:
+            reads = kept_at_random(len(tokens), rate)
+        elif not last and cycle.drop_reads is not None:
             reads = kept_at_random(len(tokens), cycle.drop_reads)
-            attention = torch.cat([reads, attention.expand(-1, tokens.shape[1] - 1, -1)], dim=1)
+        attention = torch.cat([reads, mixes.expand(-1, tokens.shape[1] - 1, -1)], dim=1)
         tokens = tokens + attend(block, tokens) * attention.to(tokens.dtype)
         rest = kept_at_random(len(tokens), cycle.drop_last if last else rate)
         tokens = tokens + feed_forward(block, tokens) * rest.to(tokens.dtype)
