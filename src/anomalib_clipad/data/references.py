@@ -23,6 +23,38 @@ TURNS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """What is kept of images known to be good; further arguments of :class:`References`.
+
+    Raises:
+        ValueError: If an argument is not valid.
+    """
+
+    turns: int = 1
+    flips: bool = False
+    max_patches: int = 50_000
+
+    @plain_errors()
+    def __post_init__(self) -> None:
+        if self.turns not in TURNS:
+            msg = f"Expected references.turns to be one of {', '.join(map(str, TURNS))}, but got {self.turns}."
+            raise ValueError(msg)
+        if self.max_patches < 1:
+            msg = f"Expected references.max_patches to be at least 1, but got {self.max_patches}."
+            raise ValueError(msg)
+
+    @property
+    def copies(self) -> int:
+        """Copies of each image that are remembered."""
+        return self.turns * (1 + self.flips)
+
+    def turned(self, image: Tensor) -> list[Tensor]:
+        """Make the copies of an image (3, H, W), itself first; what turning brings in from outside is reflected."""
+        turned = [_rotated(image, 360 * number / self.turns) for number in range(self.turns)]
+        return turned + [horizontal_flip(each) for each in turned] if self.flips else turned
+
+
+@dataclass(frozen=True)
 class References:
     """Images known to be good, with which others are compared: few-shot detection.
 
@@ -41,9 +73,9 @@ class References:
     path: str | dict[str, str] | None = None
     k_shot: int = 0
     seed: int | None = None
-    turns: int = 1
-    flips: bool = False
-    max_patches: int = 50_000
+    turns: int = Keeping.turns
+    flips: bool = Keeping.flips
+    max_patches: int = Keeping.max_patches
 
     @plain_errors()
     def __post_init__(self) -> None:
@@ -53,12 +85,7 @@ class References:
                 f"k_shot={self.k_shot}. Give --model.references FOLDER, or --model.references.k_shot 4."
             )
             raise ValueError(msg)
-        if self.turns not in TURNS:
-            msg = f"Expected references.turns to be one of {', '.join(map(str, TURNS))}, but got {self.turns}."
-            raise ValueError(msg)
-        if self.max_patches < 1:
-            msg = f"Expected references.max_patches to be at least 1, but got {self.max_patches}."
-            raise ValueError(msg)
+        self.keeping  # noqa: B018 - raises where it is not valid
 
     @classmethod
     def of(cls, given: "References | str | Path | Mapping[str, Any] | None") -> "References | None":
@@ -76,9 +103,9 @@ class References:
         return cls(**given) if by_name else cls(path=dict(given))
 
     @property
-    def copies(self) -> int:
-        """Copies of each image that are remembered."""
-        return self.turns * (1 + self.flips)
+    def keeping(self) -> Keeping:
+        """What is kept of the images."""
+        return Keeping(self.turns, self.flips, self.max_patches)
 
     def listed(self) -> list[ListedImage]:
         """List the images at ``path``, those of a plain folder without a class name.
@@ -91,11 +118,6 @@ class References:
             return list_images(str(self.path))
         found = [image._replace(class_name=name) for name, folder in self.path.items() for image in list_images(folder)]
         return [image._replace(position=position) for position, image in enumerate(found)]
-
-    def turned(self, image: Tensor) -> list[Tensor]:
-        """Make the copies of an image (3, H, W), itself first; what turning brings in from outside is reflected."""
-        turned = [_rotated(image, 360 * number / self.turns) for number in range(self.turns)]
-        return turned + [horizontal_flip(each) for each in turned] if self.flips else turned
 
 
 def draw_shots(

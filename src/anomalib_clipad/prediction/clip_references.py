@@ -14,7 +14,7 @@ from torch import Tensor
 from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.base.text import list_some, printable
 from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, engine_transform, read_ahead
-from anomalib_clipad.data.references import References, draw_shots
+from anomalib_clipad.data.references import Keeping, References, draw_shots
 from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.prediction.pool_pass import PooledRun
@@ -61,7 +61,7 @@ class ClipReferences(_Base):
         *,
         turns: int = 1,
         flips: bool = False,
-        max_patches: int = References.max_patches,
+        max_patches: int = Keeping.max_patches,
         batch_size: int = BATCH_SIZE,
     ) -> "Self":
         """Remember images known to be good, beside those remembered before, and compare others with them from now on.
@@ -92,8 +92,8 @@ class ClipReferences(_Base):
             >>> clipad.evidence("nut")
             'text, references (2)'
         """
-        options = References(path="-", turns=turns, flips=flips, max_patches=max_patches)
-        self._remember([image for batch in in_batches(images, class_name, batch_size) for image in batch], options)
+        keeping = Keeping(turns, flips, max_patches)
+        self._remember([image for batch in in_batches(images, class_name, batch_size) for image in batch], keeping)
         return self
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class ClipReferences(_Base):
         class_name: str | Sequence[str] | None = None,
         *,
         share: float = 0.9,
-        max_patches: int = References.max_patches,
+        max_patches: int = Keeping.max_patches,
         batch_size: int = BATCH_SIZE,
     ) -> "Self":
         """Remember unlabelled images, beside what was remembered before, but for what few of them have in common.
@@ -185,29 +185,27 @@ class ClipReferences(_Base):
             if self.class_name is not None and any(image.class_name for image in images):
                 images = [image for image in images if image.class_name in {None, self.class_name}]
         self._prepared = True
-        self._write_references(self._remember(images, given, instead=True))
+        self._write_references(self._remember(images, given.keeping, instead=True))
 
-    def _remember(
-        self, images: Sequence[ListedImage], options: References, *, instead: bool = False
-    ) -> list[ListedImage]:
+    def _remember(self, images: Sequence[ListedImage], keeping: Keeping, *, instead: bool = False) -> list[ListedImage]:
         """Remember references beside those known of their classes, or ``instead``; return those that could be read.
 
         Nothing is forgotten before all are read. Where the same are known already, as by a checkpoint, nothing changes.
         """
-        memory, found = self.model.memory, self._look_at(images, options)
+        memory, found = self.model.memory, self._look_at(images, keeping)
         for index, (read, layers) in found.items():
             new = Memory(len(layers), layers[0].shape[-1]).to(memory.patches.device)
-            new.add(0, layers, options.copies)
-            new.thin(0, options.max_patches)
+            new.add(0, layers, keeping.copies)
+            new.thin(0, keeping.max_patches)
             known = memory.patches[:, memory.class_index == index]
             if instead and known.shape == new.patches.shape and torch.allclose(known, new.patches, atol=1e-5):
                 continue
             if instead:
                 memory.forget(index)
-            memory.add(index, layers, options.copies)
+            memory.add(index, layers, keeping.copies)
             self._forget_calibration(index)
             self._warn_of_suspects(index, [printable(image.path) for image in read])
-            memory.thin(index, options.max_patches)
+            memory.thin(index, keeping.max_patches)
         size = memory.patches.nbytes / 1e6
         logger.info("References of %d classes: %d patches, %.1f MB.", len(found), len(memory), size)
         used = [image for read, _ in found.values() for image in read]
@@ -215,13 +213,13 @@ class ClipReferences(_Base):
         return used
 
     def _look_at(
-        self, images: Sequence[ListedImage], options: References
+        self, images: Sequence[ListedImage], keeping: Keeping
     ) -> dict[int, tuple[list[ListedImage], list[Tensor]]]:
         """Read images with their copies: those of each class, and their patch tokens of each layer; OSError if none."""
         transform = engine_transform(self.pre_processor)
 
         def prepare(image: Tensor) -> Tensor:
-            return torch.stack([each if transform is None else transform(each) for each in options.turned(image)])
+            return torch.stack([each if transform is None else transform(each) for each in keeping.turned(image)])
 
         self.eval()
         named = [image if image.class_name else image._replace(class_name=self.usual_class()) for image in images]

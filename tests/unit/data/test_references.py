@@ -9,7 +9,7 @@ import torch
 
 import layouts
 from anomalib_clipad import MVTec
-from anomalib_clipad.data.references import References, draw_shots
+from anomalib_clipad.data.references import Keeping, References, draw_shots
 
 
 class TestArguments:
@@ -50,7 +50,7 @@ def test_folders_of_several_classes_are_listed(tmp_path):
 class TestTurns:
     def test_first_is_the_image_itself_and_right_angles_are_exact(self):
         image = torch.rand(3, 4, 6)
-        copies = References(path="a", turns=4, flips=True).turned(image)
+        copies = Keeping(turns=4, flips=True).turned(image)
 
         assert len(copies) == 8
         assert torch.equal(copies[0], image)
@@ -58,7 +58,7 @@ class TestTurns:
         assert torch.equal(copies[4], image.flip(-1))
 
     def test_at_45_degrees_the_size_stays_and_no_corner_is_black(self):
-        copies = References(path="a", turns=8).turned(torch.full((3, 40, 60), 0.5))
+        copies = Keeping(turns=8).turned(torch.full((3, 40, 60), 0.5))
         assert copies[1].shape == (3, 40, 60)
         torch.testing.assert_close(copies[1], torch.full((3, 40, 60), 0.5))
 
