@@ -92,6 +92,7 @@ class ClipCheckpoint(_Base):
             pool=self.pool is not None and vars(self.pool).copy(),
             known_good=None,
             weights=vars(self.model.weights).copy(),
+            regions=self.regions is not None and vars(self.regions).copy(),
         )
         collaborators = self.collaborators
         checkpoint[CHECKPOINT_KEY] = {

@@ -23,6 +23,9 @@ from anomalib_clipad.scoring.heads import LinearHeads
 
 SUFFIX = ".safetensors"
 
+FILE_NAME = "heads.safetensors"
+"""Name of the file of trained heads in the results folder."""
+
 CHECKPOINT_KEY = "anomalib_clipad"
 """Entry of a Lightning checkpoint that is this package's own, a mapping."""
 CHECKPOINT_METADATA = "heads"

@@ -50,6 +50,15 @@ def read_image(path: str | Path) -> Tensor | Unreadable:
         return Unreadable(str(path), getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """Height and width of an image file, by its header; ``None`` where it cannot be opened."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except _DECODER_ERRORS:
+        return None
+
+
 def as_tensor(image: Image.Image | np.ndarray | Tensor) -> Tensor:
     """Make an RGB tensor of an image in memory.
 

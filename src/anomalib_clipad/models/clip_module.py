@@ -31,6 +31,7 @@ from anomalib_clipad.prediction.callback import PredictionReport
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
 from anomalib_clipad.prediction.clip_references import ClipReferences
 from anomalib_clipad.prediction.pool_pass import PoolPass
+from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
 from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.pool import Pool
@@ -80,6 +81,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         calibrate_unlabelled: bool | float,
         sigma: float | None,
         evidence: Evidence,
+        regions: Regions | bool,
         **settings: Any,
     ) -> None:
         """Finish the construction of a model; ``settings`` are arguments of ``SDPModel``."""
@@ -89,6 +91,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         self.class_name = class_name
         self.calibrate_unlabelled = check_bound(calibrate_unlabelled)
         self.references, self.pool, self.known_good, weights = evidence
+        self.regions = Regions.of(regions)
         visual = collaborators.backbone.model.visual
         scale = collaborators.backbone.logit_scale
         blur = collaborators.sigma(sigma)

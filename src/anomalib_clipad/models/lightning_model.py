@@ -16,6 +16,7 @@ from anomalib_clipad.data.references import References
 from anomalib_clipad.models.clip_module import ClipModule, Evidence
 from anomalib_clipad.models.collaborators import find_collaborators
 from anomalib_clipad.post_processing.known_good import KnownGood
+from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.pool import Pool
 
@@ -51,6 +52,8 @@ class SDP(ClipModule, AnomalibModule):
         known_good: Good images to set thresholds by before prediction: a folder or a CSV file, or ``KnownGood`` with
             the share of them that may be flagged. See docs/thresholds.md.
         weights: Weights of the text and of what is put beside it, see docs/memory.md.
+        regions: Whether prediction reports the connected parts of the mask, in pixels of the image; or ``Regions`` with
+            further options. See docs/predict.md.
         text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default, ``CategoryPostProcessor``. Without one
@@ -91,6 +94,7 @@ class SDP(ClipModule, AnomalibModule):
         pool: Pool | bool = False,
         known_good: KnownGood | str | None = None,
         weights: Weights | dict[str, float] | None = None,
+        regions: Regions | bool = True,
         staged: bool = True,
         architecture_surgery: bool = True,
         feature_surgery: bool = True,
@@ -107,7 +111,7 @@ class SDP(ClipModule, AnomalibModule):
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
         settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
         evidence = Evidence.of(references, pool, known_good, weights)
-        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, **settings)
 
     @property
     def learning_type(self) -> LearningType:

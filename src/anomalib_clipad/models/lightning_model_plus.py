@@ -21,7 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from anomalib_clipad.base.allocation import CachePlace
-from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, make_heads, save_heads
+from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA, FILE_NAME, make_heads, save_heads
 from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads, describe_trained_heads
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
@@ -33,6 +33,7 @@ from anomalib_clipad.models.clip_module import ClipModule, Evidence
 from anomalib_clipad.models.collaborators import find_collaborators
 from anomalib_clipad.models.lightning_model import SDP
 from anomalib_clipad.post_processing.known_good import KnownGood
+from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.loss import segmentation_loss
@@ -41,9 +42,6 @@ from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, Resum
 from anomalib_clipad.training.token_cache import TokenBatch, train_on_tokens
 
 logger = logging.getLogger(__name__)
-
-HEADS_FILE = "heads.safetensors"
-"""Name of the file of trained heads in the results folder."""
 
 
 class SDPPlus(ClipModule, AnomalibModule):
@@ -106,6 +104,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         pool: Pool | bool = False,
         known_good: KnownGood | str | None = None,
         weights: Weights | dict[str, float] | None = None,
+        regions: Regions | bool = True,
         learning_rate: float = 1e-4,
         lr_scheduler: LRSchedulerCallable | None = None,
         epochs: int = 5,
@@ -126,7 +125,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
         settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
         evidence = Evidence.of(references, pool, known_good, weights)
-        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
         self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch
@@ -226,7 +225,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.has_heads, self._resumed_from = True, self.trainer.ckpt_path
         self.heads_metadata = self._describe_heads()
         if self.trainer.is_global_zero:
-            path = save_heads(Path(self.trainer.default_root_dir) / HEADS_FILE, self._heads, self.heads_metadata)
+            path = save_heads(Path(self.trainer.default_root_dir) / FILE_NAME, self._heads, self.heads_metadata)
             logger.info("Heads: %s", path)
 
     def on_test_start(self) -> None:

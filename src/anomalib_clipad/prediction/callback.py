@@ -14,6 +14,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor
 
 from anomalib_clipad.base.processes import gather
+from anomalib_clipad.data.image_files import image_size
 from anomalib_clipad.data.image_loader import (
     BATCH_SIZE,
     THREADS,
@@ -26,12 +27,14 @@ from anomalib_clipad.data.image_loader import (
 from anomalib_clipad.host.prediction import exchange_predict_loaders
 from anomalib_clipad.post_processing.post_processor import calibrate_on
 from anomalib_clipad.prediction.pool_pass import run_batches
+from anomalib_clipad.prediction.regions import locate, write_coco
 from anomalib_clipad.prediction.table import (
     CSV_FILE,
     PredictionRow,
     describe,
     describe_skipped,
     log_skipped,
+    ordered,
     require_readable,
     write_tables,
 )
@@ -85,7 +88,14 @@ class PredictionReport(Callback):
             self._listed.get(path, ListedImage(path))._replace(class_name=pl_module.class_names[index])
             for path, index in zip(outputs.image_path or [""] * outputs.batch_size, classes.tolist(), strict=True)
         ]
-        self._rows += describe(images, outputs, pl_module.post_processor, classes, pl_module.evidence)
+        rows = describe(images, outputs, pl_module.post_processor, classes, pl_module.evidence)
+        options = pl_module.regions
+        sizes = [image_size(image.path) if options and image.path else None for image in images]
+        found = locate(outputs, sizes, engine_transform(pl_module.pre_processor), options)
+        self._rows += [
+            replace(row, original_size=size, regions=regions)
+            for row, size, regions in zip(rows, sizes, found, strict=True)
+        ]
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the tables, in the order of the list, and log which files were skipped."""
@@ -96,6 +106,8 @@ class PredictionReport(Callback):
         if trainer.is_global_zero:
             table, _ = write_tables(trainer.default_root_dir, self._rows)
             logger.info("Predictions: %s", table)
+            if pl_module.regions and pl_module.regions.coco:
+                logger.info("Regions: %s", write_coco(trainer.default_root_dir, ordered(self._rows)))
             log_skipped(self._rows)
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -22,6 +22,7 @@ from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
 from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
+from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
 from anomalib_clipad.scoring.pool import Pool, PoolTokens
 from anomalib_clipad.scoring.torch_model import SDPModel
@@ -51,6 +52,7 @@ class ClipPrediction(_Base):
     evidence: Callable[[str], str]
     add_to_pool: Callable[[PoolTokens, Tensor, Tensor], None]
     known_good: KnownGood | None
+    regions: Regions | None
     _calibrated: bool = False
     pool: Pool | None
     pooled: PooledRun | None
@@ -107,9 +109,8 @@ class ClipPrediction(_Base):
         skipped: list[PredictionRow] = []
         for read, classes, raw in self._score_images(images, class_name, batch_size, skipped, pool):
             outputs = post_process(self.post_processor, raw, classes)
-            found += to_predictions(
-                read, engine_transform(self.pre_processor), outputs, self.post_processor, classes, self.evidence
-            )
+            transform = engine_transform(self.pre_processor)
+            found += to_predictions(read, transform, outputs, self.post_processor, classes, self.evidence, self.regions)
         return Predictions(found, skipped)
 
     @torch.no_grad()

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where an image lies in the model's input, and the way back to it."""
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,12 +43,29 @@ def image_box(transform: Any, size: tuple[int, int]) -> Box | None:
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
-def to_image(plane: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
-    """Resample a map (h, w), in which the image lies in a box, to the image (H, W); 0 where the map does not reach."""
+def pixels_within(side: int, low: float, high: float, first: float, last: float) -> slice:
+    """Pixels of an image of this side, from ``low`` to ``high`` in a map, whose middles lie from first to last in it.
+
+    Example:
+        >>> pixels_within(100, 0.0, 10.0, 2.0, 3.0)
+        slice(20, 30, None)
+    """
+    scale = side / (high - low)
+    start, stop = (int(np.clip(math.ceil((at - low) * scale - 0.5), 0, side)) for at in (first, last))
+    return slice(start, stop)
+
+
+def to_image(
+    plane: Tensor, box: Box, size: tuple[int, int], part: tuple[slice, slice] = (slice(None), slice(None))
+) -> Tensor:
+    """Resample a map (h, w), in which the image lies in a box, to the image (H, W); 0 where the map does not reach.
+
+    ``part`` are the rows and columns of the image that are wanted.
+    """
     left, top, right, bottom = box
     (height, width), (rows, columns) = size, plane.shape
-    y = top + (torch.arange(height) + 0.5) * ((bottom - top) / height)
-    x = left + (torch.arange(width) + 0.5) * ((right - left) / width)
+    y = top + (torch.arange(height)[part[0]] + 0.5) * ((bottom - top) / height)
+    x = left + (torch.arange(width)[part[1]] + 0.5) * ((right - left) / width)
     grid = torch.stack(torch.meshgrid(2 * x / columns - 1, 2 * y / rows - 1, indexing="xy"), dim=-1)
     resampled = F.grid_sample(plane[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
     reached = ((y >= 0) & (y <= rows))[:, None] & ((x >= 0) & (x <= columns))

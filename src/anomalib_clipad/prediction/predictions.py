@@ -19,7 +19,8 @@ from anomalib_clipad.data.image_files import ImageLike
 from anomalib_clipad.data.image_list import list_images
 from anomalib_clipad.data.image_loader import ListedImage, ReadImage
 from anomalib_clipad.prediction.geometry import KNOWN, Box, image_box, to_image
-from anomalib_clipad.prediction.table import PredictionRow, describe, write_tables
+from anomalib_clipad.prediction.regions import Regions, locate, write_coco
+from anomalib_clipad.prediction.table import PredictionRow, describe, ordered, write_tables
 
 Images = ImageLike | Iterable[ImageLike]
 """One image or many; the path of a folder or of a CSV file stands for the images in it."""
@@ -34,6 +35,8 @@ class Prediction(PredictionRow):
 
     Attributes:
         original_size: Height and width of the image as it was given.
+        regions: Connected parts of the mask in pixels of that image, the largest first; ``None`` where they are not
+            wanted, or it is not known where the image lies in the mask.
         box: Where the whole image lies in the map, in pixels; ``None`` where the pre-processor does not tell.
         anomaly_map: (H, W) in [0, 1], at the model's size or at the original one; on the CPU.
         pred_mask: (H, W), true where anomalous; ``None`` where the post-processor decides nothing.
@@ -127,11 +130,16 @@ class Predictions(Sequence[Prediction]):
     @property
     def rows(self) -> list[PredictionRow]:
         """Rows of the tables, skipped files among them, in the order given."""
-        return sorted([*self._items, *self.skipped], key=lambda row: row.position)
+        return ordered([*self._items, *self.skipped])
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``predictions.csv`` and ``predictions.jsonl``, as ``anomalib predict`` does."""
+    def save(self, folder: str | Path, *, coco: bool = False) -> None:
+        """Write ``predictions.csv`` and ``predictions.jsonl``, as ``anomalib predict`` does.
+
+        With ``coco`` also ``regions.coco.json``, the boxes of all regions.
+        """
         write_tables(folder, self.rows)
+        if coco:
+            write_coco(folder, self.rows)
 
 
 def to_predictions(
@@ -141,21 +149,23 @@ def to_predictions(
     post_processor: object,
     classes: Tensor,
     evidence: Callable[[str], str],
+    regions: Regions | None = None,
 ) -> list[Prediction]:
     """Predictions of a batch of B images from post-processed outputs and the class of each image (B,)."""
     rows = describe([image.source for image in images], outputs, post_processor, classes, evidence)
     maps = outputs.anomaly_map.float().cpu()
     masks = [None] * len(rows) if outputs.pred_mask is None else list(outputs.pred_mask.cpu())
-    boxes = {size: image_box(transform, size) for size in {image.original_size for image in images}}
+    sizes = [image.original_size for image in images]
+    boxes = {size: image_box(transform, size) for size in {*sizes}}
+    found = locate(outputs, sizes, transform, regions)
     return [
         Prediction(
-            **vars(row),
-            original_size=image.original_size,
-            box=boxes[image.original_size],
+            **{**vars(row), "original_size": size, "regions": parts},
+            box=boxes[size],
             anomaly_map=anomaly_map,
             pred_mask=mask,
         )
-        for row, image, anomaly_map, mask in zip(rows, images, maps, masks, strict=True)
+        for row, size, parts, anomaly_map, mask in zip(rows, sizes, found, maps, masks, strict=True)
     ]
 
 

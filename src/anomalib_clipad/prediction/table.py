@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +17,7 @@ from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.base.text import printable
 from anomalib_clipad.data.image_loader import ListedImage, SkippedImage
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
+from anomalib_clipad.prediction.regions import Region
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class PredictionRow:
         evidence: What the score rests on: text, heads, how many references.
         error: Why the file could not be read.
         position: Place of the image among those given, from 0; not in the tables, which are ordered by it.
+        original_size: Height and width of the image; not in the tables.
+        regions: Where it is anomalous, the largest region first; in the JSON lines only.
     """
 
     path: str
@@ -52,9 +55,12 @@ class PredictionRow:
     evidence: str | None = None
     error: str | None = None
     position: int = 0
+    original_size: tuple[int, int] | None = None
+    regions: Sequence[Region] | None = None
 
 
-_COLUMNS = tuple(column.name for column in fields(PredictionRow))[:-1]
+_BESIDE = {"position", "original_size", "regions"}
+_COLUMNS = tuple(column.name for column in fields(PredictionRow) if column.name not in _BESIDE)
 
 
 def describe(
@@ -108,20 +114,29 @@ def require_readable(rows: Sequence[PredictionRow]) -> None:
         raise OSError(msg)
 
 
+def ordered(rows: Iterable[PredictionRow]) -> list[PredictionRow]:
+    """Rows in the order in which the images were given."""
+    return sorted(rows, key=lambda row: row.position)
+
+
 def write_tables(folder: str | Path, rows: Iterable[PredictionRow]) -> tuple[Path, Path]:
     """Write both tables in the order of the images; return their paths.
 
     Bytes of a file name that are not UTF-8 are written as escapes, which JSON readers undo.
     """
     table, lines = Path(folder) / CSV_FILE, Path(folder) / JSON_FILE
-    cells = [_cells(row) for row in sorted(rows, key=lambda row: row.position)]
+    in_order = ordered(rows)
+    cells = [_cells(row) for row in in_order]
     with atomic_write(table) as draft, _open(draft) as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         # Booleans as in JSON.
         writer.writerows([str(cell).lower() if isinstance(cell, bool) else cell for cell in row] for row in cells)
     with atomic_write(lines) as draft, _open(draft) as file:
-        file.writelines(json.dumps(dict(zip(_COLUMNS, row, strict=True)), ensure_ascii=False) + "\n" for row in cells)
+        for row, values in zip(in_order, cells, strict=True):
+            regions = None if row.regions is None else [asdict(region) for region in row.regions]
+            line = {**dict(zip(_COLUMNS, values, strict=True)), "regions": regions}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return table, lines
 
 
