@@ -85,89 +85,60 @@ class Cycle(NamedTuple):
         return min((step + 1) / self.warmup, 0.5 * (1 + math.cos(math.pi * step / self.planned)) + 0.005)
 
 
+_DEEP = Cycle(8e-4, 100, (), (0.2, 0.15, 0.15, 0.5), drop_last=0.5)
+_LATE = _DEEP._replace(drop_reads=0.6)
+_SMALL, _WHOLE = (24, 110), (120, 240)
 CYCLES = (
     # What a defect is, mostly on small crops.
     Cycle(1e-3, 200, (Phase(40, 24, (40, 150), 3000), Phase(72, 12, (56, 240), 500))),
     # Where there is none, and at every depth, up to the scale of whole drawings.
-    Cycle(
-        8e-4,
-        100,
-        (
-            Phase(40, 24, (40, 150), 2800, 0.7, (24, 110)),
+    _DEEP._replace(
+        phases=(
+            Phase(40, 24, (40, 150), 2800, 0.7, _SMALL),
             Phase(72, 16, (72, 240), 1400, 0.6, (60, 180)),
-            Phase(120, 8, (160, 240), 600, 0.6, (120, 240)),
+            Phase(120, 8, (160, 240), 600, 0.6, _WHOLE),
         ),
-        (0.2, 0.15, 0.15, 0.5),
-        drop_last=0.5,
         seed=1,
     ),
     # And in every block.
-    Cycle(
-        8e-4,
-        100,
-        (
-            Phase(40, 24, (40, 150), 2400, 0.6, (24, 110)),
+    _DEEP._replace(
+        phases=(
+            Phase(40, 24, (40, 150), 2400, 0.6, _SMALL),
             Phase(72, 16, (72, 240), 1300, 0.45, (60, 180)),
-            Phase(120, 8, (160, 240), 200, 0.45, (120, 240)),
+            Phase(120, 8, (160, 240), 200, 0.45, _WHOLE),
         ),
-        (0.2, 0.15, 0.15, 0.5),
-        drop_last=0.5,
         drop_reads=0.5,
         seed=2,
     ),
-    Cycle(
-        8e-4,
-        100,
-        (
-            Phase(40, 24, (40, 150), 2400, 0.6, (24, 110)),
+    _LATE._replace(
+        phases=(
+            Phase(40, 24, (40, 150), 2400, 0.6, _SMALL),
             Phase(72, 16, (72, 240), 800, 0.45, (60, 180)),
-            Phase(120, 8, (160, 240), 150, 0.45, (120, 240)),
+            Phase(120, 8, (160, 240), 150, 0.45, _WHOLE),
         ),
-        (0.2, 0.15, 0.15, 0.5),
-        drop_last=0.5,
-        drop_reads=0.6,
         seed=3,
     ),
     # For which patches have to stay what they are. Larger crops lower the maps by now: these cycles end before them.
-    Cycle(
-        8e-4,
-        100,
-        (
-            Phase(40, 24, (40, 150), 4000, 0.6, (24, 110)),
+    _LATE._replace(
+        phases=(
+            Phase(40, 24, (40, 150), 4000, 0.6, _SMALL),
             Phase(72, 16, (72, 240), 900, 0.45, (60, 180)),
-            Phase(120, 8, (160, 240), 150, 0.45, (120, 240)),
+            Phase(120, 8, (160, 240), 150, 0.45, _WHOLE),
         ),
-        (0.2, 0.15, 0.15, 0.5),
-        drop_last=0.5,
-        drop_reads=0.6,
         seed=4,
         ended=3000,
     ),
-    Cycle(
-        8e-4,
-        100,
-        (
-            Phase(40, 24, (40, 150), 3000, 0.6, (24, 110), 0.1),
+    _LATE._replace(
+        phases=(
+            Phase(40, 24, (40, 150), 3000, 0.6, _SMALL, 0.1),
             Phase(72, 16, (72, 240), 800, 0.6, (60, 180), 0.1),
-            Phase(120, 8, (160, 240), 300, 0.6, (120, 240), 0.1),
+            Phase(120, 8, (160, 240), 300, 0.6, _WHOLE, 0.1),
         ),
-        (0.2, 0.15, 0.15, 0.5),
-        drop_last=0.5,
-        drop_reads=0.6,
         drop_mixes=0.6,
         seed=9,
         ended=3000,
     ),
-    Cycle(
-        8e-4,
-        100,
-        (Phase(40, 24, (40, 150), 2000, 0.6, (24, 110), 0.1),),
-        (0.2, 0.15, 0.15, 0.5),
-        drop_last=0.5,
-        drop_reads=0.6,
-        drop_mixes=0.8,
-        seed=10,
-    ),
+    _LATE._replace(phases=(Phase(40, 24, (40, 150), 2000, 0.6, _SMALL, 0.1),), drop_mixes=0.8, seed=10),
     # At last the plain tower as it is used, of which heads have to read the patches: nothing is left out or hidden.
     Cycle(
         8e-4,
