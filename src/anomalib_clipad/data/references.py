@@ -85,7 +85,7 @@ class References:
                 f"k_shot={self.k_shot}. Give --model.references FOLDER, or --model.references.k_shot 4."
             )
             raise ValueError(msg)
-        self.keeping  # noqa: B018 - raises where it is not valid
+        Keeping(self.turns, self.flips, self.max_patches)  # refuses what is not valid
 
     @classmethod
     def of(cls, given: "References | str | Path | Mapping[str, Any] | None") -> "References | None":

@@ -3,6 +3,7 @@
 """Where in an image defects are: connected parts of the mask as boxes, and a file of them that labelling tools read."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.base.text import printable
 from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.prediction.geometry import Box, image_box, pixels_within, to_image
+
+logger = logging.getLogger(__name__)
 
 COCO_FILE = "regions.coco.json"
 
@@ -159,17 +162,27 @@ class Located(Protocol):
 def write_coco(folder: str | Path, images: Iterable[Located]) -> Path:
     """Write the regions of images as a COCO file of boxes, in the order given; return its path.
 
-    Images without regions are listed too; those that could not be read are left out.
+    Images in which nothing is anomalous are listed too. Those whose regions are not known are left out, with a warning
+    unless they could not be read.
     """
+    images = list(images)
+    unknown = sum(image.original_size is not None and image.regions is None for image in images)
+    if unknown:
+        logger.warning(
+            "%s leaves out %d images whose regions are not known. Regions need --model.regions true, masks of the "
+            "post-processor, and a pre-processor that only resizes, crops or pads.",
+            COCO_FILE,
+            unknown,
+        )
     content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
     content["categories"].append({"id": 1, "name": "anomaly"})
     for image in images:
-        if image.original_size is None:
+        if image.original_size is None or image.regions is None:
             continue
         height, width = image.original_size
         number = len(content["images"]) + 1
         content["images"].append({"id": number, "file_name": printable(image.path), "width": width, "height": height})
-        for region in image.regions or ():
+        for region in image.regions:
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,

@@ -123,10 +123,13 @@ class TestOfARun:
         assert [(each["image_id"], each["bbox"]) for each in content["annotations"]] == boxes
         assert all(each["area"] >= 5 for each in content["annotations"])
 
-    def test_are_left_out_where_nobody_wants_them(self, tmp_path, photos):
-        self.run(tmp_path, photos, regions=False)
+    def test_are_left_out_where_nobody_wants_them(self, tmp_path, photos, caplog):
+        model = self.run(tmp_path, photos, regions=False)
 
         assert {line["regions"] for line in lines(tmp_path)} == {None}
+        model.predict(photos).save(tmp_path / "saved", coco=True)
+        assert json.loads((tmp_path / "saved/regions.coco.json").read_text("utf-8"))["images"] == []
+        assert "leaves out 6 images whose regions are not known" in caplog.text
 
     def test_are_left_out_where_the_pre_processor_does_not_tell_their_place(self, photos):
         transform = Compose([Resize((120, 120)), RandomHorizontalFlip(1.0)])
