@@ -1,8 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Train the successor of ``clipad-tiny``, a small CLIP to ship with the package, from scratch and from captions alone.
-
-The weights that ship are older and were trained otherwise: see their model card. How far this has come: README.md.
+"""Train ``clipad-tiny``, the small CLIP that ships with the package, from scratch and from captions alone.
 
     pip install '.[compare]' scikit-image
     python tools/train_clipad_tiny.py --output clipad-tiny.safetensors
