@@ -3,7 +3,7 @@
 """What references and pools add to the text on ``clipad-tiny`` (docs/memory.md), with SDP and with SDP+.
 
     python -m benchmarks.visual_evidence                                    # held-out synthetic categories
-    python -m benchmarks.visual_evidence --categories training              # where the weights were chosen
+    python -m benchmarks.visual_evidence --categories training --text 0.15 0.3 0.5 0.7 --shots 1 4  # to choose weights
     python -m benchmarks.visual_evidence --tiles ../shared/real/magnetic_tile
 
 The tower runs once over each image. Then references are drawn by five seeds, and each source is looked at alone and
@@ -34,9 +34,9 @@ from anomalib_clipad.scoring.fusion import (
     Source,
     Weights,
     as_distances,
-    distance_source,
+    distance_map,
     fuse_sources,
-    pool_source,
+    pool_map,
     text_map,
 )
 from anomalib_clipad.scoring.memory import Memory
@@ -90,10 +90,10 @@ class Category(NamedTuple):
     good: list[str]
 
 
-def synthetic(root: Path, categories: str) -> Iterator[Category]:
-    """Categories of ``SyntheticDefects``."""
-    for name in SyntheticDefects(root, categories).categories:
-        data = SyntheticDefects(root, [name], num_workers=0)
+def synthetic(root: Path, categories: str, **recipe: Any) -> Iterator[Category]:
+    """Categories of ``SyntheticDefects``, whose further arguments ``recipe`` are."""
+    for name in SyntheticDefects(root, categories, **recipe).categories:
+        data = SyntheticDefects(root, [name], num_workers=0, **recipe)
         data.prepare_data()
         data.setup()
         test, train = data.test_data.samples, data.train_data.samples
@@ -115,8 +115,10 @@ def tiles(folder: Path) -> Iterator[Category]:
 
 
 @torch.inference_mode()
-def measure(model: Any, category: Category, weights: Weights) -> Iterator[dict[str, Any]]:
-    """Metrics of each source alone, and with the text, × 100."""
+def measure(
+    model: Any, category: Category, text_weights: tuple[float, ...], shots: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
+    """Metrics of each source alone, and with the text by each of its weights (the others are 1 less), × 100."""
     sdp = model.model
     texts = model.collaborators.text_engine.text_embeddings(category.name)
     test = look(model, category.test, category.masks)
@@ -130,25 +132,26 @@ def measure(model: Any, category: Category, weights: Weights) -> Iterator[dict[s
     alone = sdp_map(scores, *where, logits)
     by_text = text_map(scores, *where, logits, logit_scale=sdp.logit_scale)
 
-    def rows(name: str, other: Source, weight: float, seed: int) -> Iterator[dict[str, Any]]:
-        for label, text_weight in (("", 0.0), ("text + ", weights.text)):
-            text = Source(by_text, probability, text_weight * ones)
-            maps, images = fuse_sources(text, [other._replace(weight=weight * ones)], alone)
+    def rows(name: str, other: Source, seed: int) -> Iterator[dict[str, Any]]:
+        for weight in (0.0, *text_weights):
+            text = Source(by_text, probability, weight * ones)
+            maps, images = fuse_sources(text, [other._replace(weight=(1 - weight) * ones)], alone)
+            label = "" if weight == 0 else "text + " if len(text_weights) == 1 else f"text by {weight} + "
             yield {"evidence": label + name, "seed": seed, **metrics(images, maps, test.masks)}
 
     yield {"evidence": "text", "seed": 0, **metrics(probability, alone, test.masks)}
-    for shots in SHOTS:
-        for seed in range(SEEDS if shots < len(good.masks) else 1):
-            chosen = np.random.default_rng(seed).choice(len(good.masks), shots, replace=False)
+    for number in shots:
+        for seed in range(SEEDS if number < len(good.masks) else 1):
+            chosen = np.random.default_rng(seed).choice(len(good.masks), number, replace=False)
             memory = Memory(len(sdp.layers), test.layers[0].shape[-1])
             memory.add(0, [layer[chosen] for layer in good.layers])
-            source = distance_source(memory(test.layers), *where, ones)
-            yield from rows(f"{shots} references", source, weights.references, seed)
+            source = Source(*distance_map(memory(test.layers), *where), ones)
+            yield from rows(f"{number} references", source, seed)
     mutual = mutual_scores(test.layers, test.grid)
     maxima = (DISTANCE_GAIN * as_distances(mutual)).clamp(max=1).amax(dim=-1)
     images = smoothed_by_neighbours(maxima, test.embeddings[-1][:, 0])
-    source = pool_source(PoolScores(mutual, images, ones.bool()), *where, weights.pool)
-    yield from rows(f"pool of {len(ones)}" if len(category.test) < 100 else "pool", source, weights.pool, 0)
+    source = Source(*pool_map(PoolScores(mutual, images, ones.bool()), *where), ones)
+    yield from rows("pool", source, 0)
 
 
 def metrics(score: Tensor, maps: Tensor, masks: Tensor) -> dict[str, float]:
@@ -169,13 +172,13 @@ def metrics(score: Tensor, maps: Tensor, masks: Tensor) -> dict[str, float]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and print a table as Markdown: means over categories, of five seeds with their standard deviation."""
-    weights = Weights.of({"text": arguments.text} if arguments.text is not None else None)
     models = {"SDP": SDP("clipad-tiny"), "SDP+": SDPPlus("clipad-tiny", heads="embedded")}
     measured = []
     for name, model in models.items():
         chosen = tiles(arguments.tiles) if arguments.tiles else synthetic(arguments.root, arguments.categories)
         for category in tqdm(list(chosen), desc=name):
-            measured += [{"model": name, "category": category.name, **row} for row in measure(model, category, weights)]
+            rows = measure(model, category, tuple(arguments.text), tuple(arguments.shots))
+            measured += [{"model": name, "category": category.name, **row} for row in rows]
     table = pd.DataFrame(measured)
     if arguments.csv:
         table.to_csv(arguments.csv, index=False)
@@ -191,6 +194,7 @@ if __name__ == "__main__":
     parser.add_argument("--categories", choices=("held_out", "training"), default="held_out")
     parser.add_argument("--root", type=Path, default=Path("datasets/SyntheticDefects"))
     parser.add_argument("--tiles", type=Path, help="folder of magnetic tiles, instead of synthetic categories")
-    parser.add_argument("--text", type=float, help="weight of the text's part")
+    parser.add_argument("--text", type=float, nargs="+", default=[Weights().text], help="weights of the text's part")
+    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS, help="numbers of references")
     parser.add_argument("--csv", type=Path, help="file for the figures of each category and seed")
     run(parser.parse_args())

@@ -22,8 +22,9 @@ COMMANDS = {
 
 MEANING = (
     "What this shows: in a CLIP that learnt from captions alone the plain similarity of patches and text does not find "
-    "defects, SDP's surgery does, and trained heads outline them better. What it does not prove: these are drawings, and "
-    "so was nearly all that the model learnt from; on photographs of your product use the default backbone, and measure."
+    "defects, SDP's surgery does, and trained heads outline them better. What it does not prove: these are drawings, "
+    "and so was nearly all that the model learnt from; on photographs of your product use the default backbone, and "
+    "measure."
 )
 
 
