@@ -8,7 +8,7 @@ from unittest.mock import patch
 from anomalib.models import Patchcore, WinClip
 
 from anomalib_clipad.clip.backbone import load_backbone
-from anomalib_clipad.models.collaborators import make_pre_processor
+from anomalib_clipad.models.geometry import make_pre_processor
 from benchmarks.efficientnet_lite import BACKBONE, FILE, MEAN, STD, find_weights, load_weights
 
 _TORCH_MODEL = "anomalib.models.image.winclip.torch_model"

@@ -34,9 +34,9 @@ from anomalib_clipad.scoring.fusion import (
     Source,
     Weights,
     as_distances,
-    distance_source,
+    distance_map,
     fuse_sources,
-    pool_source,
+    pool_map,
     text_map,
 )
 from anomalib_clipad.scoring.memory import Memory
@@ -90,10 +90,10 @@ class Category(NamedTuple):
     good: list[str]
 
 
-def synthetic(root: Path, categories: str) -> Iterator[Category]:
-    """Categories of ``SyntheticDefects``."""
-    for name in SyntheticDefects(root, categories).categories:
-        data = SyntheticDefects(root, [name], num_workers=0)
+def synthetic(root: Path, categories: str, **recipe: Any) -> Iterator[Category]:
+    """Categories of ``SyntheticDefects``, whose further arguments ``recipe`` are."""
+    for name in SyntheticDefects(root, categories, **recipe).categories:
+        data = SyntheticDefects(root, [name], num_workers=0, **recipe)
         data.prepare_data()
         data.setup()
         test, train = data.test_data.samples, data.train_data.samples
@@ -145,12 +145,12 @@ def measure(
             chosen = np.random.default_rng(seed).choice(len(good.masks), number, replace=False)
             memory = Memory(len(sdp.layers), test.layers[0].shape[-1])
             memory.add(0, [layer[chosen] for layer in good.layers])
-            source = distance_source(memory(test.layers), *where, ones)
+            source = Source(*distance_map(memory(test.layers), *where), ones)
             yield from rows(f"{number} references", source, seed)
     mutual = mutual_scores(test.layers, test.grid)
     maxima = (DISTANCE_GAIN * as_distances(mutual)).clamp(max=1).amax(dim=-1)
     images = smoothed_by_neighbours(maxima, test.embeddings[-1][:, 0])
-    source = pool_source(PoolScores(mutual, images, ones.bool()), *where, 1.0)
+    source = Source(*pool_map(PoolScores(mutual, images, ones.bool()), *where), ones)
     yield from rows("pool", source, 0)
 
 

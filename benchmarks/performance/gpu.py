@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_clipad.models.collaborators import make_pre_processor
+from anomalib_clipad.models.geometry import make_pre_processor
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 
 import layouts
 from terminal import Terminal
@@ -98,3 +99,22 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
 
     assert process.returncode == 0, process.stderr[-3000:]
     assert len(read(tmp_path / "out")) == 21
+
+
+def test_tiles_of_photographs_of_any_size_with_boxes_in_the_pictures(anomalib: Terminal) -> None:
+    for number, (width, height) in enumerate(((300, 200), (190, 330))):
+        photo = Image.effect_noise((width, height), 20).convert("RGB")
+        ImageDraw.Draw(photo).ellipse((100, 120, 116, 136), fill=(0, 0, 0))
+        (anomalib.folder / "photos").mkdir(exist_ok=True)
+        photo.save(anomalib.folder / f"photos/{number}.png")
+    options = ("--model.tiles.size", "96", "--model.tiles.overlap", "0.3", "--model.regions.boxes", "true")
+
+    anomalib("predict", *SDP, "--model.class_name", "gasket", *options, "--data", "photos")
+
+    results = anomalib.folder / "results/SDP/latest"
+    assert [Path(row["path"]).name for row in read(results)] == ["0.png", "1.png"]
+    assert len(list(results.rglob("images/**/*.png"))) == 2
+    lines = [json.loads(line) for line in (results / "predictions.jsonl").read_text("utf-8").splitlines()]
+    for line, (width, height) in zip(lines, ((300, 200), (190, 330)), strict=True):
+        assert all(left + across <= width for left, _, across, _ in (region["box"] for region in line["regions"]))
+        assert all(top + down <= height for _, top, _, down in (region["box"] for region in line["regions"]))

@@ -93,6 +93,7 @@ class ClipCheckpoint(_Base):
             known_good=None,
             weights=vars(self.model.weights).copy(),
             regions=self.regions is not None and vars(self.regions).copy(),
+            tiles=self.model.looks.tiles is not None and vars(self.model.looks.tiles).copy(),
         )
         collaborators = self.collaborators
         checkpoint[CHECKPOINT_KEY] = {

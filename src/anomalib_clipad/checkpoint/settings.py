@@ -59,6 +59,8 @@ def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str
         **{name: _as_argument(getattr(model, name)) for name in names},
         "prompts": _describe_prompts(text_engine.prompts),
         "strategy": text_engine.strategy,
+        "scales": str([list(scale) for scale in model.looks.scales]),
+        "tiles": "none" if model.looks.tiles is None else str(vars(model.looks.tiles)),
         "weights": ", ".join(f"{name} {value:g}" for name, value in vars(model.weights).items()),
         "strategy_params": json.dumps(text_engine.strategy_params, sort_keys=True),
     }

@@ -100,13 +100,17 @@ def native_size(tower: VisionTower) -> tuple[int, int]:
     return rows * height, columns * width
 
 
-def patch_grid(patch_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int]:
-    """Count the patches along the height and the width of an image; ValueError if the patch size does not divide it."""
+def patch_grid(patch_size: tuple[int, int], image_size: tuple[int, int], name: str = "image_size") -> tuple[int, int]:
+    """Count the patches along the height and the width of an image.
+
+    Raises:
+        ValueError: If the patch size does not divide it; the message calls it by ``name``.
+    """
     (height, width), (patch_height, patch_width) = image_size, patch_size
     if height < patch_height or width < patch_width or height % patch_height or width % patch_width:
         nearest = tuple(max(1, round(side / patch)) * patch for side, patch in zip(image_size, patch_size, strict=True))
         msg = (
-            f"Expected image_size to be a multiple of the patch size {patch_height}x{patch_width}, "
+            f"Expected {name} to be a multiple of the patch size {patch_height}x{patch_width}, "
             f"but got {height}x{width}. The nearest valid size is {nearest[0]}x{nearest[1]}."
         )
         raise ValueError(msg)

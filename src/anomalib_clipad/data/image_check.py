@@ -8,12 +8,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image, UnidentifiedImageError
+from torchvision.transforms.v2 import Resize
 
 from anomalib_clipad.base.text import list_some
-from anomalib_clipad.data.image_files import DEEP_MODES, Unreadable, read_image
+from anomalib_clipad.data.fitting import sizes_differ
+from anomalib_clipad.data.image_files import DEEP_MODES, Unreadable, image_size, read_image
+from anomalib_clipad.data.image_loader import engine_transform
 from anomalib_clipad.host.datamodules import allow_no_validation
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,28 @@ def check_depth(paths: Iterable[str | Path]) -> None:
             "Scale them to 8 bits first, for example with numpy: (image // 257).astype('uint8') for 16 bits."
         )
         raise ValueError(msg)
+
+
+def check_sizes(loaders: Any, transform: Any) -> None:
+    """Refuse batches of images that a model's transform leaves at different sizes: the host would squash them.
+
+    Raises:
+        ValueError: If there are such batches.
+    """
+    [resize] = extract_transforms_by_type(transform, Resize)[:1] or [None]
+    if not sizes_differ(resize):
+        return
+    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+        if getattr(loader, "batch_size", 1) == 1:
+            continue
+        sizes = {resize.target(size) for path in image_paths(loader) if (size := image_size(path))}
+        if len(sizes) > 1:
+            msg = (
+                f"Expected images of one size in batches with resize={resize.fit}, but got {len(sizes)} sizes, such as "
+                f"{list_some(['x'.join(map(str, size)) for size in sorted(sizes)])}. Use --model.resize pad, or "
+                "batches of 1 (--data.eval_batch_size 1)."
+            )
+            raise ValueError(msg)
 
 
 class ImageCheck(Callback):
@@ -52,17 +78,20 @@ class ImageCheck(Callback):
                 datamodule.val_split_mode.value,
             )
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the validation images."""
         check_depth(image_paths(trainer.val_dataloaders))
+        check_sizes(trainer.val_dataloaders, engine_transform(pl_module.pre_processor))
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the test images."""
         check_depth(image_paths(trainer.test_dataloaders))
+        check_sizes(trainer.test_dataloaders, engine_transform(pl_module.pre_processor))
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the images to predict on."""
         check_depth(image_paths(trainer.predict_dataloaders))
+        check_sizes(trainer.predict_dataloaders, engine_transform(pl_module.pre_processor))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Name the unreadable files, by an ``OSError``, where reading an image has failed; other errors pass."""

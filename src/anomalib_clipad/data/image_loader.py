@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize, Transform
 
+from anomalib_clipad.data.fitting import UnfitImageError, sizes_differ
 from anomalib_clipad.data.image_files import Unreadable, as_tensor, read_image
 
 BATCH_SIZE = 8
@@ -89,7 +90,11 @@ def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> 
         raise type(error)(msg) from error
     if isinstance(image, Unreadable):
         return SkippedImage(source, image.reason)
-    return ReadImage(source, (image.shape[-2], image.shape[-1]), transform(image) if transform else image)
+    try:
+        pixels = transform(image) if transform else image
+    except UnfitImageError as error:
+        return SkippedImage(source, str(error))
+    return ReadImage(source, (image.shape[-2], image.shape[-1]), pixels)
 
 
 class ImageListDataset(Dataset):
@@ -124,9 +129,12 @@ def load_images(
 ) -> ReadableLoader:
     """Make a loader that reads in ``num_workers`` threads.
 
-    Of the model's transform the resizing is done before collation, as in anomalib's datamodules.
+    Of the model's transform the resizing is done before collation, as in anomalib's datamodules. Where sizes may differ
+    each image is a batch of its own.
     """
     resizes = extract_transforms_by_type(transform, Resize)
+    if resizes and sizes_differ(resizes[0]):
+        batch_size = 1
     dataset = ImageListDataset(images, resizes[0] if resizes else None)
     # Lightning and PyTorch warn of other numbers.
     return ReadableLoader(dataset, batch_size=batch_size, num_workers=min(num_workers, suggested_max_num_workers(1)))

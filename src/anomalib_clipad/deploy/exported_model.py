@@ -96,6 +96,8 @@ def metadata(exported: ExportedModel, name: str, backbone: str, evidence: Sequen
         "calibrated": json.dumps(calibrated),
         "evidence": json.dumps(list(evidence)),
         "model": name,
+        "scales": json.dumps(exported.model.looks.scales),
+        "tiles": json.dumps(exported.model.looks.tiles and vars(exported.model.looks.tiles)),
         "backbone": backbone,
         "version": __version__,
     }

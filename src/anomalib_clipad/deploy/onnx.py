@@ -53,7 +53,9 @@ def write_onnx(
         )
         raise ValueError(msg)
     require_modules("onnx", "onnxscript")
-    graph = ExportedModel(exportable_transform(exported.transform), exported.model, exported.post_processor).eval()
+    graph = ExportedModel(
+        exportable_transform(exported.transform, input_size), exported.model, exported.post_processor
+    ).eval()
     example = _example(graph, input_size)
     with torch.no_grad():
         outputs = [name for name, value in graph(*example)._asdict().items() if value is not None]

@@ -2,45 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transforms for exported models that do to an image what the engine's do, antialiasing included.
 
-ONNX has no operator that all runtimes agree on for torchvision's antialiased bicubic resize, and the host exports a
-resize without antialiasing, whose scores differ on every photograph larger than the input. Resizing is linear and
-separable: a small matrix applied to the rows and another one applied to the columns, as everywhere.
+The host exports a resize without antialiasing, whose scores differ on every photograph larger than the input.
 """
 
 import torch
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+from torch.nn import functional
+from torchvision.transforms.v2 import Compose, InterpolationMode, Pad, Resize, Transform
 
-_CUBIC_COEFFICIENT = -0.5
-"""Keys' coefficient of antialiased bicubic interpolation, in PyTorch as in Pillow."""
-
-
-def antialiasing_weights(source: Tensor, target: int, mode: InterpolationMode) -> Tensor:
-    """Weights (target, N) of antialiased interpolation along one axis, as ``torch.nn.functional.interpolate`` has them.
-
-    ``source`` holds the centres of the N source pixels, 0.5, 1.5, …: a tensor, so that N may be known
-    only when the exported graph runs.
-
-    Example:
-        >>> antialiasing_weights(torch.arange(4) + 0.5, 2, InterpolationMode.BILINEAR)
-        tensor([[0.4286, 0.4286, 0.1429, 0.0000],
-                [0.0000, 0.1429, 0.4286, 0.4286]])
-    """
-    scale = (source[-1] + 0.5) / target  # source pixels for each target pixel
-    centres = (torch.arange(target, device=source.device) + 0.5) * scale
-    distance = ((source - centres.unsqueeze(1)) / scale.clamp_min(1)).abs()  # in pixels of the coarser grid
-    weights = _cubic(distance) if mode is InterpolationMode.BICUBIC else (1 - distance).clamp_min(0)
-    return weights / weights.sum(dim=1, keepdim=True)
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    """Keys' cubic kernel of absolute distances."""
-    a = _CUBIC_COEFFICIENT
-    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    zero = torch.zeros_like(distance)
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, zero))
+from anomalib_clipad.data.fitting import FitResize
+from anomalib_clipad.scoring.resizing import resize
 
 
 class ExportableResize(nn.Module):
@@ -53,41 +25,71 @@ class ExportableResize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Resize images ``(B, 3, H, W)`` of floating-point numbers."""
-        rows, columns = (
-            antialiasing_weights(_pixel_centres(image, axis), side, self.mode).to(image.dtype)
-            for axis, side in zip((-2, -1), self.size, strict=True)
-        )
-        return rows @ (image @ columns.T)
+        return resize(image, self.size, self.mode)
 
 
-def _pixel_centres(image: Tensor, axis: int) -> Tensor:
-    """Centres of the pixels along an axis, in float32 whatever the precision of the image."""
-    return torch.arange(image.shape[axis], dtype=torch.float32, device=image.device) + 0.5
+class ExportablePad(nn.Module):
+    """Padding by the colour of each channel; ``padding`` is left, top, right and bottom."""
+
+    fill: Tensor
+
+    def __init__(self, padding: list[int], fill: list[float]) -> None:
+        super().__init__()
+        left, top, right, bottom = padding
+        self.padding = [left, right, top, bottom]
+        self.register_buffer("fill", torch.tensor(fill)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pad images ``(B, 3, H, W)``."""
+        return functional.pad(image - self.fill, self.padding) + self.fill
 
 
-def exportable_transform(transform: Transform | None) -> nn.Module | None:
+def exportable_transform(transform: Transform | None, input_size: tuple[int, int] | None = None) -> nn.Module | None:
     """Return a transform that can be exported and yields what ``transform``, which is not altered, yields.
 
     Antialiased bicubic and bilinear resizing to a given height and width is done by ``ExportableResize``, all else by
-    the host; ValueError for a resize that would not survive.
+    the host. What keeps an aspect ratio needs the size of the raw images.
+
+    Raises:
+        ValueError: If a resize would not survive, or needs ``input_size``.
     """
     if isinstance(transform, Compose):
-        parts = (exportable_transform(part) for part in transform.transforms)
+        parts = (exportable_transform(part, input_size) for part in transform.transforms)
         return nn.Sequential(*(part for part in parts if part is not None))
+    if isinstance(transform, FitResize):
+        return _fitted(transform, input_size)
     if isinstance(transform, Resize):
         return _exportable_resize(transform)
     return get_exportable_transform(transform)
 
 
-def _exportable_resize(resize: Resize) -> nn.Module:
-    size = resize.size
-    antialiased = resize.antialias and resize.interpolation in {InterpolationMode.BICUBIC, InterpolationMode.BILINEAR}
+def _fitted(transform: FitResize, input_size: tuple[int, int] | None) -> nn.Module | None:
+    if input_size is None:
+        msg = (
+            f"Expected input_size for a model that does not squash its images (resize={transform.fit}), but got none. "
+            "Pass the height and width of raw images (--input_size)."
+        )
+        raise ValueError(msg)
+    if transform.fit == "own":
+        transform.target(input_size)  # refuses what is too small
+        return None
+    parts: list[nn.Module] = [ExportableResize(transform.target(input_size), transform.interpolation)]
+    parts += [ExportablePad(pad.padding, transform.fill) for pad in transform.steps(input_size) if isinstance(pad, Pad)]
+    return nn.Sequential(*parts)
+
+
+def _exportable_resize(transform: Resize) -> nn.Module:
+    size = transform.size
+    antialiased = transform.antialias and transform.interpolation in {
+        InterpolationMode.BICUBIC,
+        InterpolationMode.BILINEAR,
+    }
     if antialiased and size is not None and len(size) == 2:
-        return ExportableResize((size[0], size[1]), resize.interpolation)
-    if not antialiased and resize.interpolation is not InterpolationMode.NEAREST_EXACT and len(size or ()) == 2:
-        return resize
+        return ExportableResize((size[0], size[1]), transform.interpolation)
+    if not antialiased and transform.interpolation is not InterpolationMode.NEAREST_EXACT and len(size or ()) == 2:
+        return transform
     msg = (
         "Expected the Resize of pre_processor to have a height and a width and to be bicubic or bilinear for export, "
-        f"but got {resize}. Leave pre_processor at its default, and choose the size with image_size."
+        f"but got {transform}. Leave pre_processor at its default, and choose the size with image_size."
     )
     raise ValueError(msg)

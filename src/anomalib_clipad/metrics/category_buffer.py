@@ -39,6 +39,13 @@ class CategoryBuffer:
         for field in self._parts[0] if self._parts else ():
             values = [part[field] for part in self._parts]
             present = [value for value in values if value is not None]
+            sizes = {tuple(value.shape[1:]) for value in present}
+            if len(sizes) > 1:
+                msg = (
+                    f"Expected {field} to have one size for exact metrics, but got {len(sizes)}. Use resize=squash or "
+                    "pad, or count pixels: CategoryEvaluator(pixel_bins=65536)."
+                )
+                raise ValueError(msg)
             joined[field] = torch.cat(present) if len(present) == len(values) else None
         return joined
 

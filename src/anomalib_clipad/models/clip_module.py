@@ -24,7 +24,8 @@ from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.host.prediction import list_dangling_links
 from anomalib_clipad.host.results import share_results_folder
 from anomalib_clipad.metrics.evaluator import CategoryEvaluator
-from anomalib_clipad.models.collaborators import Collaborators, check_components, make_pre_processor
+from anomalib_clipad.models.collaborators import Collaborators, check_components
+from anomalib_clipad.models.geometry import make_pre_processor
 from anomalib_clipad.post_processing.known_good import KnownGood, check_bound
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
@@ -95,7 +96,8 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         visual = collaborators.backbone.model.visual
         scale = collaborators.backbone.logit_scale
         blur = collaborators.sigma(sigma)
-        self.model = SDPModel(visual, sigma=blur, logit_scale=scale, weights=weights, **settings)
+        looks = collaborators.geometry.looks
+        self.model = SDPModel(visual, sigma=blur, logit_scale=scale, weights=weights, looks=looks, **settings)
         self.borrowed = Borrowed()
         self._set_up_loading()
 

@@ -3,28 +3,25 @@
 """What a model is made with and does not save: the frozen CLIP, the engine of its texts, the size of its input."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
+from torchvision.transforms.v2 import Transform
 
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
 from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
 from anomalib_clipad.clip.text_engine import TextEngine
-from anomalib_clipad.clip.vision_tower import patch_grid
 from anomalib_clipad.data.image_loader import engine_transform
 from anomalib_clipad.host.command_line import plain_errors
+from anomalib_clipad.models.geometry import Geometry
 
 logger = logging.getLogger(__name__)
 
 _PAPER_SIGMA = 8 / 240
 """The paper blurs with 8 pixels at an input of 240."""
-
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class Collaborators(NamedTuple):
@@ -32,15 +29,21 @@ class Collaborators(NamedTuple):
 
     backbone: Backbone
     text_engine: TextEngine
-    image_size: tuple[int, int]
+    geometry: Geometry
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input, of images of their own size the least."""
+        return self.geometry.image_size
 
     def pre_processor(self, given: nn.Module | bool = True) -> nn.Module | bool:
         """The pre-processor that was given, or the default one for ``True``."""
-        return make_pre_processor(self.image_size, self.backbone.mean, self.backbone.std) if given is True else given
+        clip = self.backbone
+        return self.geometry.pre_processor(clip.patch_size, clip.mean, clip.std) if given is True else given
 
     def sigma(self, sigma: float | None) -> float:
-        """Standard deviation of the blur in pixels; ``None`` stands for the paper's, scaled to the input."""
-        return _PAPER_SIGMA * min(self.image_size) if sigma is None else sigma
+        """Standard deviation of the blur in pixels; ``None`` stands for the paper's, scaled to what the tower sees."""
+        return _PAPER_SIGMA * min(self.geometry.seen) if sigma is None else sigma
 
 
 @plain_errors()
@@ -51,10 +54,13 @@ def find_collaborators(
     prompts: str | dict[str, Any] | None,
     strategy: str,
     strategy_params: dict[str, Any] | None,
-    image_size: int | Sequence[int] | None,
+    geometry: tuple[Any, Any, Any, Any],
     text_cache_dir: str | Literal[False] | None,
 ) -> Collaborators:
-    """Make the collaborators of the user's arguments, see ``anomalib_clipad.SDP``, with its errors."""
+    """Make the collaborators of the user's arguments, see ``anomalib_clipad.SDP``, with its errors.
+
+    ``geometry`` are ``image_size``, ``resize``, ``scales`` and ``tiles``.
+    """
     clip = load_backbone(backbone, pretrained)
     if clip.name in EMBEDDED:
         logger.warning(
@@ -62,33 +68,11 @@ def find_collaborators(
             clip.name,
             DEFAULT_BACKBONE,
         )
-    size = resolve_size(image_size, clip)
+    resolved = Geometry.of(*geometry, clip)
     ensemble = resolve_prompts(prompts)
     if class_name is not None:
         ensemble.class_words(class_name)  # refuses a blank name before anything runs
-    return Collaborators(clip, TextEngine(clip, ensemble, strategy, strategy_params, text_cache_dir), size)
-
-
-def make_pre_processor(
-    size: tuple[int, int], mean: Sequence[float] = _CLIP_MEAN, std: Sequence[float] = _CLIP_STD
-) -> PreProcessor:
-    """Bicubic resize to ``size`` (height, width), whatever the aspect ratio, and normalisation."""
-    resize = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return PreProcessor(transform=Compose([resize, Normalize(mean=list(mean), std=list(std))]))
-
-
-def resolve_size(image_size: int | Sequence[int] | None, backbone: Backbone) -> tuple[int, int]:
-    """Height and width of the input from what the user gave; ``None`` stands for the backbone's own."""
-    if image_size is None:
-        return backbone.image_size
-    given = [image_size] * 2 if isinstance(image_size, int) else image_size
-    sides = list(given) if isinstance(given, Sequence) else []
-    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-        msg = f"Expected image_size to be one number of pixels, or a height and a width, but got {image_size!r}."
-        raise ValueError(msg)
-    height, width = sides
-    patch_grid(backbone.patch_size, (height, width))
-    return height, width
+    return Collaborators(clip, TextEngine(clip, ensemble, strategy, strategy_params, text_cache_dir), resolved)
 
 
 def check_components(pre_processor: nn.Module | None, post_processor: nn.Module | None) -> None:

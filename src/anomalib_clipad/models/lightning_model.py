@@ -12,12 +12,14 @@ from torch import nn
 
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
+from anomalib_clipad.data.fitting import Fit
 from anomalib_clipad.data.references import References
 from anomalib_clipad.models.clip_module import ClipModule, Evidence
 from anomalib_clipad.models.collaborators import find_collaborators
 from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.scoring.fusion import Weights
+from anomalib_clipad.scoring.looks import Tiles
 from anomalib_clipad.scoring.pool import Pool
 
 
@@ -42,6 +44,10 @@ class SDP(ClipModule, AnomalibModule):
         taps: What a tapped layer is: ``"reference"`` as in the published results, ``"block"`` as in the textbook.
         sigma: Gaussian blur in pixels of the input; ``None`` for the paper's 8 pixels at 240, scaled to the input.
         image_size: Height and width of the input in pixels, or one number for both; ``None`` for the backbone's own.
+        resize: How images come to that size: ``"squash"`` as in the paper, ``"keep"`` the aspect ratio, ``"pad"`` it,
+            ``"own"`` to leave them as they are, which is for tiles and their default. See docs/large_images.md.
+        scales: Sizes at which the whole image is scored; the map is their mean, the input as large as the largest.
+        tiles: Whether overlapping tiles of large images are scored too; or ``Tiles`` with further options.
         calibrate_unlabelled: In prediction, first set ranges and thresholds of each class from the images of the run,
             which need no labels; each image is scored twice. A number bounds the share of good images that are flagged.
             See docs/thresholds.md.
@@ -89,6 +95,9 @@ class SDP(ClipModule, AnomalibModule):
         taps: Taps = "reference",
         sigma: float | None = None,
         image_size: int | tuple[int, int] | None = None,
+        resize: Fit | None = None,
+        scales: list[int] | None = None,
+        tiles: Tiles | bool = False,
         calibrate_unlabelled: bool | float = False,
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
@@ -104,8 +113,9 @@ class SDP(ClipModule, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        geometry = (image_size, resize, scales, tiles)
         parts = find_collaborators(
-            backbone, pretrained, class_name, prompts, strategy, strategy_params, image_size, text_cache_dir
+            backbone, pretrained, class_name, prompts, strategy, strategy_params, geometry, text_cache_dir
         )
         super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}

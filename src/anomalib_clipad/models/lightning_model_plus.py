@@ -25,6 +25,7 @@ from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_MET
 from anomalib_clipad.checkpoint.head_metadata import HeadsMetadata, check_heads, describe_trained_heads
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
 from anomalib_clipad.clip.surgery import Taps
+from anomalib_clipad.data.fitting import Fit
 from anomalib_clipad.data.image_loader import pre_process
 from anomalib_clipad.data.labelled import require_labelled_training_data
 from anomalib_clipad.data.references import References
@@ -36,6 +37,7 @@ from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.scoring.fusion import Weights
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
+from anomalib_clipad.scoring.looks import Tiles
 from anomalib_clipad.scoring.loss import segmentation_loss
 from anomalib_clipad.scoring.pool import Pool
 from anomalib_clipad.training.callbacks import RESUME_FILE, CompleteModel, ResumeCheckpoint
@@ -51,9 +53,8 @@ class SDPPlus(ClipModule, AnomalibModule):
     used on others, zero-shot. Only they are trained and saved; CLIP stays frozen. The datamodule tells both datasets
     apart: ``MVTec``, ``VisA``, ``SyntheticDefects`` and ``Transfer`` of this package train on an auxiliary one.
 
-    With heads, from a file or a checkpoint, the model is zero-shot. Without, it trains:
-    ``anomalib train --model anomalib_clipad.SDPPlus --data MVTec``. Heads work only with the backbone, layers and taps
-    that they were trained with.
+    With heads, from a file or a checkpoint, the model is zero-shot; without, it trains. Heads work only with the
+    backbone, layers and taps that they were trained with. Further arguments are those of ``SDP``.
 
     Args:
         heads: File of trained heads: a ``.safetensors`` file of this package, a checkpoint, or an authors' file;
@@ -63,18 +64,14 @@ class SDPPlus(ClipModule, AnomalibModule):
         lr_scheduler: Makes a scheduler of the optimiser, which steps after each epoch: on the command line its class,
             ``--model.lr_scheduler CosineAnnealingLR --model.lr_scheduler.T_max 5``; ``None`` for a constant rate.
         epochs: Epochs of training unless the trainer is given ``max_epochs`` or ``max_steps``; the paper's are 5.
-        seed: Seed of the heads and of the order of the images; ``None`` for the one given to ``seed_everything``, or
-            else the paper's 42.
+        seed: Seed of heads and order of images; ``None`` for that of ``seed_everything``, else the paper's 42.
         token_cache: Keep the tokens of the training images in ``"memory"`` or on ``"disk"``, so that the tower runs
             over each only once; ``None`` for no cache.
         validate_every_epoch: Validate after each epoch, for early stopping, and not only at the end. The trainer's own
             ``check_val_every_n_epoch`` is followed where it is not 1, Lightning's default.
 
     Raises:
-        FileNotFoundError: If a file does not exist.
-        RuntimeError: If weights cannot be downloaded.
-        TypeError: If the vision tower is not supported.
-        ValueError: If heads do not fit the model, or any other argument is invalid.
+        ValueError: If heads do not fit the model; other errors are those of ``SDP``.
 
     Example:
         >>> from anomalib_clipad import SDPPlus
@@ -99,6 +96,9 @@ class SDPPlus(ClipModule, AnomalibModule):
         sigma: float | None = None,
         head_weight: float = 1.0,
         image_size: int | tuple[int, int] | None = None,
+        resize: Fit | None = None,
+        scales: list[int] | None = None,
+        tiles: Tiles | bool = False,
         calibrate_unlabelled: bool | float = False,
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
@@ -117,8 +117,9 @@ class SDPPlus(ClipModule, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        geometry = (image_size, resize, scales, tiles)
         parts = find_collaborators(
-            backbone, pretrained, class_name, prompts, strategy, strategy_params, image_size, text_cache_dir
+            backbone, pretrained, class_name, prompts, strategy, strategy_params, geometry, text_cache_dir
         )
         super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "42")) if seed is None else seed

@@ -5,6 +5,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.known_good import KnownGood
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
 from anomalib_clipad.prediction.pool_pass import PooledRun
-from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, in_batches, to_predictions
+from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, by_size, in_batches, to_predictions
 from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
 from anomalib_clipad.scoring.pool import Pool, PoolTokens
@@ -111,7 +112,7 @@ class ClipPrediction(_Base):
             outputs = post_process(self.post_processor, raw, classes)
             transform = engine_transform(self.pre_processor)
             found += to_predictions(read, transform, outputs, self.post_processor, classes, self.evidence, self.regions)
-        return Predictions(found, skipped)
+        return Predictions(sorted(found, key=attrgetter("position")), skipped)
 
     @torch.no_grad()
     def calibrate(
@@ -262,10 +263,10 @@ class ClipPrediction(_Base):
         for read, unreadable in read_ahead(named, engine_transform(self.pre_processor)):
             skipped += map(describe_skipped, unreadable)
             n_read += len(read)
-            if read:
-                names = [str(image.source.class_name) for image in read]
+            for images in by_size(read):
+                names = [str(image.source.class_name) for image in images]
                 classes = torch.tensor(self._indices(names), device=self.device)
-                yield read, classes, torch.stack([image.pixels for image in read]).to(self.device)
+                yield images, classes, torch.stack([image.pixels for image in images]).to(self.device)
         if not n_read:
             log_skipped(skipped)
             require_readable(skipped)

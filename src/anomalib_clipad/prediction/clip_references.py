@@ -6,7 +6,7 @@ import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -194,15 +194,17 @@ class ClipReferences(_Base):
         """
         memory, found = self.model.memory, self._look_at(images, keeping)
         for index, (read, layers) in found.items():
-            new = Memory(len(layers), layers[0].shape[-1]).to(memory.patches.device)
-            new.add(0, layers, keeping.copies)
+            new = Memory(len(memory.patches), memory.patches.shape[-1]).to(memory.patches.device)
+            for of_image in layers:
+                new.add(0, of_image, keeping.copies)
             new.thin(0, keeping.max_patches)
             known = memory.patches[:, memory.class_index == index]
             if instead and known.shape == new.patches.shape and torch.allclose(known, new.patches, atol=1e-5):
                 continue
             if instead:
                 memory.forget(index)
-            memory.add(index, layers, keeping.copies)
+            for of_image in layers:
+                memory.add(index, of_image, keeping.copies)
             self._forget_calibration(index)
             self._warn_of_suspects(index, [printable(image.path) for image in read])
             memory.thin(index, keeping.max_patches)
@@ -214,12 +216,12 @@ class ClipReferences(_Base):
 
     def _look_at(
         self, images: Sequence[ListedImage], keeping: Keeping
-    ) -> dict[int, tuple[list[ListedImage], list[Tensor]]]:
-        """Read images with their copies: those of each class, and their patch tokens of each layer; OSError if none."""
+    ) -> dict[int, tuple[list[ListedImage], list[list[Tensor]]]]:
+        """Read images with their copies: those of each class, and patch tokens of each and layer; OSError if none."""
         transform = engine_transform(self.pre_processor)
 
-        def prepare(image: Tensor) -> Tensor:
-            return torch.stack([each if transform is None else transform(each) for each in keeping.turned(image)])
+        def prepare(image: Tensor) -> Any:
+            return [each if transform is None else transform(each) for each in keeping.turned(image)]
 
         self.eval()
         named = [image if image.class_name else image._replace(class_name=self.usual_class()) for image in images]
@@ -230,14 +232,12 @@ class ClipReferences(_Base):
             for index, image in zip(self._indices([str(one.source.class_name) for one in read]), read, strict=True):
                 sources, tokens = found.setdefault(index, ([], []))
                 sources.append(image.source)
-                tokens.append(self.model.tapped_patches(image.pixels.to(self.device)).layers)
+                copies = [self.model.reference_patches(each[None].to(self.device)) for each in image.pixels]
+                tokens.append([torch.cat(layer) for layer in zip(*copies, strict=True)])
         log_skipped(skipped)
         if not found:
             require_readable(skipped)
-        return {
-            index: (sources, [torch.cat(layer) for layer in zip(*tokens, strict=True)])
-            for index, (sources, tokens) in found.items()
-        }
+        return found
 
     def _warn_of_suspects(self, index: int, paths: Sequence[str]) -> None:
         """Name references that resemble none of the others: one that is defective makes its defect normal."""

@@ -12,10 +12,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Normalize, Pad, Resize, ToDtype, ToImage
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
+from anomalib_clipad.data.fitting import FitResize
+
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
-KNOWN = (CenterCrop, Grayscale, Normalize, Pad, Resize, ToDtype, ToImage)
+KNOWN = (CenterCrop, FitResize, Grayscale, Normalize, Pad, Resize, ToDtype, ToImage)
 """Transforms that keep an image upright."""
 
 

@@ -169,6 +169,12 @@ def to_predictions(
     ]
 
 
+def by_size(images: Sequence[ReadImage]) -> Iterator[list[ReadImage]]:
+    """Images whose pixels are of one size, together."""
+    sizes = dict.fromkeys(image.pixels.shape for image in images)
+    yield from ([image for image in images if image.pixels.shape == size] for size in sizes)
+
+
 def in_batches(images: Images, class_name: str | Sequence[str] | None, batch_size: int) -> Iterator[list[ListedImage]]:
     """List images as ``predict`` takes them, in batches, with its errors."""
     if batch_size < 1:

@@ -51,6 +51,7 @@ class Regions:
     Args:
         minimum_area: Pixels of the image as it was given; smaller regions are left out.
         coco: Whether ``regions.coco.json`` is written beside the tables of a run.
+        boxes: Whether their boxes are drawn into the pictures.
 
     Raises:
         ValueError: If an argument is not valid.
@@ -58,6 +59,7 @@ class Regions:
 
     minimum_area: int = 1
     coco: bool = False
+    boxes: bool = False
 
     @plain_errors()
     def __post_init__(self) -> None:

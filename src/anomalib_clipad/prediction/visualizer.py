@@ -4,18 +4,24 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-from anomalib.data import ImageBatch
+import numpy as np
+import torch
+from anomalib.data import ImageBatch, ImageItem
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from lightning import LightningModule, Trainer
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from anomalib_clipad.data.categories import image_categories
 from anomalib_clipad.data.image_check import image_paths
-from anomalib_clipad.data.image_loader import ReadableLoader
+from anomalib_clipad.data.image_files import image_size
+from anomalib_clipad.data.image_loader import ReadableLoader, engine_transform
+from anomalib_clipad.prediction.geometry import image_box, to_image
+from anomalib_clipad.prediction.regions import Regions, find_regions
 
 
 class CategoryVisualizer(ImageVisualizer):
@@ -44,27 +50,70 @@ class CategoryVisualizer(ImageVisualizer):
     def on_test_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: ImageBatch,
         batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Write the pictures of a batch below ``images``, or below the given ``output_dir``."""
-        del pl_module, outputs, batch_idx
+        del outputs, batch_idx
+        transform, options = engine_transform(pl_module.pre_processor), getattr(pl_module, "regions", None)
         # Not kept, unlike in the host: a model used again writes beside the results of that run.
         folder = Path(trainer.default_root_dir) / "images" if self.output_dir is None else Path(self.output_dir)
         for item in batch:
             path = str(item.image_path or "")
             # The whole path, where a loader does not tell its images beforehand.
             place = folder / (self._places[dataloader_idx].get(path) or Path(*Path(path).absolute().parts[1:]))
-            picture = self.visualize(item)
+            size = image_size(path)
+            picture = self.visualize(_as_photographed(item, transform, size))
             if isinstance(picture, Image.Image):
+                if options and options.boxes and size is not None:
+                    _draw_boxes(picture, self.field_size, item, transform, size, options)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 # Files a tenth larger than by default, in a quarter of the time; only PNG knows the argument.
                 picture.save(place, compress_level=2)
 
     on_predict_batch_end = on_test_batch_end
+
+
+def _as_photographed(item: ImageItem, transform: Any, size: tuple[int, int] | None) -> ImageItem:
+    """The same with masks and map in place on the photograph, where it does not fill the model's input."""
+    box = None if size is None or item.anomaly_map is None else image_box(transform, size)
+    if box is None or size is None:
+        return item
+    height, width = item.anomaly_map.shape[-2:]
+    if np.allclose(box, (0, 0, width, height), atol=1e-3):
+        return item
+    changed = copy(item)
+    for name in ("anomaly_map", "gt_mask", "pred_mask"):
+        plane = getattr(item, name)
+        if plane is not None:
+            moved = to_image(plane.as_subclass(torch.Tensor).squeeze().float().cpu(), box, size)
+            setattr(changed, name, moved if name == "anomaly_map" else moved > 0.5)
+    return changed
+
+
+def _draw_boxes(
+    picture: Image.Image,
+    field_size: tuple[int, int],
+    item: ImageItem,
+    transform: Any,
+    size: tuple[int, int],
+    options: Regions,
+) -> None:
+    """Draw the boxes of the regions of an image (height, width) into each of the fields that a picture consists of."""
+    box = image_box(transform, size)
+    if box is None or item.pred_mask is None or item.anomaly_map is None:
+        return
+    mask, anomaly_map = (each.as_subclass(torch.Tensor).squeeze().cpu() for each in (item.pred_mask, item.anomaly_map))
+    found = find_regions(mask, anomaly_map, box, size, options.minimum_area)
+    draw, (field_width, field_height) = ImageDraw.Draw(picture), field_size
+    for start in range(0, picture.width, field_width):
+        for left, top, width, height in (region.box for region in found):
+            corners = [(left, top), (left + width, top + height)]
+            scaled = [(start + x * field_width / size[1], y * field_height / size[0]) for x, y in corners]
+            draw.rectangle(scaled, outline="red", width=2)
 
 
 def _places(trainer: Trainer, loaders: Any) -> list[dict[str, Path]]:

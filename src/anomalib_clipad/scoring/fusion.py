@@ -103,18 +103,17 @@ def text_map(
     return (probability + head_weight * from_heads) / (1 + head_weight)
 
 
-def distance_source(
-    distances: Tensor, grid: tuple[int, int], size: tuple[int, int], sigma: float, weight: Tensor
-) -> Source:
-    """What distances (B, N) in [0, 1] of patches to those of other images say, at the weight of each image (B,)."""
+def distance_map(
+    distances: Tensor, grid: tuple[int, int], size: tuple[int, int], sigma: float
+) -> tuple[Tensor, Tensor]:
+    """Maps (B, H, W) and image scores (B,) by distances (B, N) in [0, 1] of patches to those of other images."""
     scaled = (DISTANCE_GAIN * distances).clamp(max=1)
-    return Source(resample(scaled.unflatten(-1, grid), size, sigma), scaled.amax(dim=-1), weight)
+    return resample(scaled.unflatten(-1, grid), size, sigma), scaled.amax(dim=-1)
 
 
-def pool_source(pool: PoolScores, grid: tuple[int, int], size: tuple[int, int], sigma: float, weight: float) -> Source:
-    """What the other images of a pool say; lengths of differences of unit vectors become half of 1 minus cosines."""
-    distances = as_distances(pool.patches)
-    return distance_source(distances, grid, size, sigma, pool.known * weight)._replace(score=pool.images)
+def pool_map(pool: PoolScores, grid: tuple[int, int], size: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
+    """The same of a pool; lengths of differences of unit vectors become half of 1 minus cosines."""
+    return distance_map(as_distances(pool.patches), grid, size, sigma)[0], pool.images
 
 
 def as_distances(mutual: Tensor) -> Tensor:

@@ -10,18 +10,27 @@ from torch import Tensor, nn
 
 from anomalib_clipad.clip.surgery import NUM_STAGES, Taps, normalise_layers, surgery_tokens
 from anomalib_clipad.clip.towers import describe_tower
-from anomalib_clipad.scoring.anomaly_map import class_probability, head_logit_map, head_logits, patch_scores, sdp_map
+from anomalib_clipad.clip.vision_tower import patch_grid
+from anomalib_clipad.scoring.anomaly_map import (
+    class_probability,
+    head_logit_map,
+    head_logits,
+    patch_scores,
+    resample,
+    sdp_map,
+)
 from anomalib_clipad.scoring.class_texts import ClassTexts
 from anomalib_clipad.scoring.fusion import (
     PoolScores,
     Source,
     Weights,
-    distance_source,
+    distance_map,
     fuse_sources,
-    pool_source,
+    pool_map,
     text_map,
 )
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
+from anomalib_clipad.scoring.looks import Look, Looks, combine, look_at_tiles, tile_batches, without_padding
 from anomalib_clipad.scoring.memory import Memory
 
 
@@ -29,10 +38,11 @@ class SDPModel(nn.Module):
     """Staged dual path of CLIP-AD (https://arxiv.org/abs/2311.00453): SDP, and with linear heads SDP+.
 
     The tower ``visual`` is frozen by the caller and not altered; there is one head for each tapped layer. Layers and
-    taps are those of :func:`~anomalib_clipad.clip.surgery_tokens`; ``sigma`` is in pixels of the input; SDP's maps have
-    weight 1, those of the heads ``head_weight``, which is 1 in the paper; ``logit_scale`` is that of the image's
-    probability, see ``Backbone``; ``weights`` are those of the text and of what is put beside it. Each of the last
-    three arguments makes an ablation if False: one stage, scores of the original path's tokens, texts of equal weight.
+    taps are those of :func:`~anomalib_clipad.clip.surgery_tokens`; ``sigma`` is in pixels of what the tower sees; SDP's
+    maps have weight 1, those of the heads ``head_weight``, which is 1 in the paper; ``logit_scale`` is that of the
+    image's probability, see ``Backbone``; ``weights`` are those of the text and of what is put beside it; ``looks`` are
+    the sizes and tiles in which images are seen, by default as they come. Each of the last three arguments makes an
+    ablation if False: one stage, scores of the original path's tokens, texts of equal weight.
 
     ``memory`` holds the references of each class, none at first.
     """
@@ -47,6 +57,7 @@ class SDPModel(nn.Module):
         head_weight: float = 1.0,
         logit_scale: float = 100.0,
         weights: Weights | None = None,
+        looks: Looks | None = None,
         *,
         staged: bool = True,
         architecture_surgery: bool = True,
@@ -67,6 +78,7 @@ class SDPModel(nn.Module):
         self.texts = ClassTexts(tower.embed_dim)
         self.memory = Memory(len(self.layers), tower.width)
         self.weights = weights or Weights()
+        self.looks = looks or Looks()
 
     def forward(
         self,
@@ -83,8 +95,51 @@ class SDPModel(nn.Module):
         of a ``pool`` say of these, both are means by ``weights``, see ``fusion``. ``left_out`` asks that an image which
         is a reference itself is compared with the others only.
         """
-        texts = self.texts(class_index, image.shape[0])
+        n_images, size = image.shape[0], (image.shape[-2], image.shape[-1])
+        texts = self.texts(class_index, n_images)
         with_references = len(self.memory) > 0 and self.weights.references > 0
+        fused = with_references or pool is not None
+        options = {"fused": fused, "with_references": with_references, "left_out": left_out}
+        wholes = [self._look(pixels, texts, class_index, **options) for pixels in self.looks.wholes(image)]
+        tiled = None
+        if self.looks.tiles is not None:
+
+            def look(pixels: Tensor, places: int) -> Look:
+                index = None if class_index is None else class_index.repeat(places)
+                return self._look(pixels, texts if index is None else self.texts(index), index, **options)
+
+            tiled = look_at_tiles(image, self.looks.tiles, look)
+        with torch.autocast(image.device.type, enabled=False):
+            maps, scores = combine(wholes, tiled, size)
+            anomaly_map, probability = maps[0], scores[0]
+            if fused:
+                others = []
+                if with_references:
+                    known = self.memory.knows(class_index, n_images)
+                    others.append(Source(maps[2], scores[1], known * self.weights.references))
+                if pool is not None:
+                    others.append(self._pool_source(pool, image))
+                text = Source(maps[1], probability, torch.full_like(probability, self.weights.text))
+                anomaly_map, probability = fuse_sources(text, others, anomaly_map)
+            if self.looks.padded:
+                anomaly_map = without_padding(anomaly_map, image)
+            return InferenceBatch(pred_score=probability, anomaly_map=anomaly_map)
+
+    def _look(
+        self,
+        image: Tensor,
+        texts: Tensor,
+        class_index: Tensor | None,
+        *,
+        fused: bool,
+        with_references: bool,
+        left_out: bool,
+    ) -> Look:
+        """Score what the tower sees (B, 3, h, w): a map and the class token's probability.
+
+        Where these are fused with other sources, the text's map as a probability follows, and where there are
+        references, their map and their score.
+        """
         tokens = surgery_tokens(
             self.visual,
             image,
@@ -98,33 +153,49 @@ class SDPModel(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in tokens.embeddings]
             logits = [head_logits(layer, texts) for layer in patches]
-            size = (image.shape[-2], image.shape[-1])
-            where = (tokens.grid, size, self.sigma)
-            probability = class_probability(tokens.embeddings[-1], texts, self.logit_scale)
-            anomaly_map = sdp_map(scores, *where, logits, self.head_weight)
-            others = []
+            where = (tokens.grid, (image.shape[-2], image.shape[-1]), self.sigma)
+            maps = [sdp_map(scores, *where, logits, self.head_weight)]
+            of_images = [class_probability(tokens.embeddings[-1], texts, self.logit_scale)]
+            if fused:
+                maps.append(text_map(scores, *where, logits, self.head_weight, self.logit_scale))
             if with_references:
-                known = self.memory.knows(class_index, image.shape[0])
-                distances = self.memory(tokens.patches, class_index, left_out=left_out)
-                others.append(distance_source(distances, *where, known * self.weights.references))
-            if pool is not None:
-                others.append(pool_source(pool, *where, self.weights.pool))
-            if others:
-                by_text = text_map(scores, *where, logits, self.head_weight, self.logit_scale)
-                text = Source(by_text, probability, torch.full_like(probability, self.weights.text))
-                anomaly_map, probability = fuse_sources(text, others, anomaly_map)
-            return InferenceBatch(pred_score=probability, anomaly_map=anomaly_map)
+                by_distance = distance_map(self.memory(tokens.patches, class_index, left_out=left_out), *where)
+                maps.append(by_distance[0])
+                of_images.append(by_distance[1])
+            return Look(torch.stack(maps), torch.stack(of_images))
+
+    def _pool_source(self, pool: PoolScores, image: Tensor) -> Source:
+        """What other images say of the whole at its first size, which is what they were compared by."""
+        first, size = self.looks.first(image), (image.shape[-2], image.shape[-1])
+        seen = (first.shape[-2], first.shape[-1])
+        maps, scores = pool_map(pool, patch_grid(describe_tower(self.visual).patch_size, seen), seen, self.sigma)
+        return Source(maps if seen == size else resample(maps, size), scores, pool.known * self.weights.pool)
 
     @torch.no_grad()
     def tapped_patches(self, image: Tensor) -> TappedPatches:
-        """What the heads are trained on, of normalised images (B, 3, H, W); no gradient."""
-        tokens = surgery_tokens(self.visual, image, self.layers, self.taps, paths="original")
+        """What heads are trained on, of normalised images (B, 3, H, W) at their first size; no gradient."""
+        tokens = surgery_tokens(self.visual, self.looks.first(image), self.layers, self.taps, paths="original")
         return TappedPatches(tokens.patches, tokens.grid)
 
     @torch.no_grad()
+    def reference_patches(self, image: Tensor) -> list[Tensor]:
+        """Patch tokens (B, N, D) of each layer of references, of all looks at them: all are compared with all."""
+
+        def tap(pixels: Tensor) -> list[Tensor]:
+            return surgery_tokens(self.visual, pixels, self.layers, self.taps, paths="original").patches
+
+        looks = [tap(pixels) for pixels in self.looks.wholes(image)]
+        if self.looks.tiles is not None:
+            for places, tiles in tile_batches(image, self.looks.tiles):
+                looks.append(
+                    [layer.unflatten(0, (len(places), -1)).transpose(0, 1).flatten(1, 2) for layer in tap(tiles)]
+                )
+        return [torch.cat(layer, dim=1) for layer in zip(*looks, strict=True)]
+
+    @torch.no_grad()
     def pool_tokens(self, image: Tensor) -> tuple[TappedPatches, Tensor]:
-        """What images of a pool are compared by: tapped patches, and image embeddings (B, C)."""
-        tokens = surgery_tokens(self.visual, image, self.layers, self.taps)
+        """What images of a pool are compared by, at their first size: tapped patches, and image embeddings (B, C)."""
+        tokens = surgery_tokens(self.visual, self.looks.first(image), self.layers, self.taps)
         return TappedPatches(tokens.patches, tokens.grid), tokens.embeddings[-1][:, 0]
 
     def logit_maps(self, patches: TappedPatches, size: tuple[int, int], class_index: Tensor) -> list[Tensor]:

@@ -13,9 +13,9 @@ from anomalib_clipad.scoring.fusion import (
     Source,
     Weights,
     as_distances,
-    distance_source,
+    distance_map,
     fuse_sources,
-    pool_source,
+    pool_map,
     text_map,
 )
 
@@ -47,10 +47,10 @@ def test_heads_share_the_texts_part_by_their_weight():
 def test_distances_are_brought_near_one():
     distances = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.0, 0.0]])
 
-    source = distance_source(distances, GRID, GRID, sigma=0, weight=torch.ones(1))
+    anomaly_map, score = distance_map(distances, GRID, GRID, sigma=0)
 
-    torch.testing.assert_close(source.anomaly_map.flatten(), torch.tensor([0.0, 0.35, 0.7, 1.0, 0.0, 0.0]))
-    assert source.score.item() == 1
+    torch.testing.assert_close(anomaly_map.flatten(), torch.tensor([0.0, 0.35, 0.7, 1.0, 0.0, 0.0]))
+    assert score.item() == 1
 
 
 def test_a_pools_distances_have_the_unit_of_the_references():
@@ -58,9 +58,9 @@ def test_a_pools_distances_have_the_unit_of_the_references():
     expected = (1 - one @ other) / 2
     torch.testing.assert_close(as_distances((one - other).norm()), expected)
     pool = PoolScores((one - other).norm().expand(1, 6), torch.tensor([0.4]), torch.tensor([True]))
-    source = pool_source(pool, GRID, GRID, 0, weight=0.5)
-    torch.testing.assert_close(source.anomaly_map, (3.5 * expected).clamp(max=1).expand(1, *GRID))
-    assert (source.score.item(), source.weight.item()) == (pytest.approx(0.4), 0.5)
+    anomaly_map, score = pool_map(pool, GRID, GRID, 0)
+    torch.testing.assert_close(anomaly_map, (3.5 * expected).clamp(max=1).expand(1, *GRID))
+    assert score.item() == pytest.approx(0.4)
 
 
 def make_source(seed: int, weights: list[float]) -> Source:

@@ -41,6 +41,8 @@ class SyntheticDefects(MultiCategoryDataModule):
         n_train: Good training images of each category.
         n_test_good: Good test images of each category.
         n_test_per_defect: Test images of each kind of defect and category.
+        defect_area: Least and largest share of the image that a defect covers, for small ones in large images; by
+            default they are as large as they come.
         **kwargs: Further arguments of :class:`~anomalib_clipad.data.multi_category.MultiCategoryDataModule`.
 
     Raises:
@@ -66,6 +68,7 @@ class SyntheticDefects(MultiCategoryDataModule):
         n_train: int = 40,
         n_test_good: int = 40,
         n_test_per_defect: int = 5,
+        defect_area: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(categories, str) and categories in _CATEGORY_SUBSETS:
@@ -73,7 +76,9 @@ class SyntheticDefects(MultiCategoryDataModule):
         super().__init__(root=root, categories=categories, **kwargs)
         chosen = _DEFECT_SUBSETS.get(defects, defects) if isinstance(defects, str) else defects
         self.defects = select_names("defects to name kinds of defect", chosen, DEFECT_KINDS, *_DEFECT_SUBSETS)
-        self.recipe = Recipe(image_seed, image_size, n_train, n_test_good, n_test_per_defect)
+        counts = {"n_train": n_train, "n_test_good": n_test_good, "n_test_per_defect": n_test_per_defect}
+        area = None if defect_area is None else (defect_area[0], defect_area[1])
+        self.recipe = Recipe(image_seed, image_size, **counts, defect_area=area)
 
     def _prepare_target(self) -> None:
         generate(self.root, self.categories, self.recipe)
@@ -88,6 +93,7 @@ class SyntheticDefects(MultiCategoryDataModule):
             n_train=self.recipe.n_train,
             n_test_good=self.recipe.n_test_good,
             n_test_per_defect=self.recipe.n_test_per_defect,
+            defect_area=self.recipe.defect_area,
         )
 
     def _setup(self, _stage: str | None = None) -> None:

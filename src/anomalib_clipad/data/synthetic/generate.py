@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from anomalib_clipad.data.synthetic.render import DEFECT_KINDS, photograph
+from anomalib_clipad.data.synthetic.render import DEFECT_KINDS, LARGEST_SMALL_AREA, photograph
 
 MANIFEST = "manifest.json"
 GENERATOR_VERSION = 1  # raised whenever the same recipe draws other images
@@ -30,12 +31,23 @@ class Recipe:
     n_test_good: int = 40
     n_test_per_defect: int = 5
     version: int = GENERATOR_VERSION
+    defect_area: tuple[float, float] | None = None  # least and largest share of the image, for small defects
 
     def __post_init__(self) -> None:
+        if self.defect_area is not None and not 0 < self.defect_area[0] < self.defect_area[1] <= LARGEST_SMALL_AREA:
+            msg = (
+                f"Expected defect_area to be two rising shares of the image of at most {LARGEST_SMALL_AREA}, but got "
+                f"{self.defect_area}."
+            )
+            raise ValueError(msg)
         for name, least in (("seed", 0), ("size", 32), ("n_train", 1), ("n_test_good", 1), ("n_test_per_defect", 1)):
             if getattr(self, name) < least:
                 msg = f"Expected {name} to be at least {least}, but got {getattr(self, name)}."
                 raise ValueError(msg)
+
+    def manifest(self) -> dict[str, Any]:
+        """Plain data that tells which recipe has drawn a folder."""
+        return {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if value is not None}
 
 
 def generate(root: Path, categories: Sequence[str], recipe: Recipe) -> None:
@@ -55,7 +67,7 @@ def generate(root: Path, categories: Sequence[str], recipe: Recipe) -> None:
                 for picture in pictures:
                     _write(folder, *picture, recipe)
                     progress.update()
-                (folder / MANIFEST).write_text(json.dumps(asdict(recipe)))
+                (folder / MANIFEST).write_text(json.dumps(recipe.manifest()))
                 _publish(folder, root / category)
 
 
@@ -76,9 +88,9 @@ def _is_there(folder: Path, recipe: Recipe) -> bool:
         found = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         found = "a folder without a readable manifest"
-    if found != asdict(recipe):
+    if found != recipe.manifest():
         msg = (
-            f"Expected {folder} to be drawn by {asdict(recipe)}, but got {found}. "
+            f"Expected {folder} to be drawn by {recipe.manifest()}, but got {found}. "
             "Pass another root, or delete the folder to draw it anew."
         )
         raise ValueError(msg)
@@ -88,7 +100,7 @@ def _is_there(folder: Path, recipe: Recipe) -> bool:
 def _write(folder: Path, split: str, label: str, number: int, recipe: Recipe) -> None:
     # One generator an image, so that no image depends on how many others are drawn.
     rng = np.random.default_rng((recipe.seed, zlib.crc32(f"{folder.name}/{split}/{label}".encode()), number))
-    image, mask = photograph(rng, folder.name, None if label == "good" else label, recipe.size)
+    image, mask = photograph(rng, folder.name, None if label == "good" else label, recipe.size, recipe.defect_area)
     _write_png(folder / split / label / f"{number:03d}.png", image[..., ::-1])
     if label != "good":
         _write_png(folder / "ground_truth" / label / f"{number:03d}_mask.png", mask.astype(np.uint8) * 255)

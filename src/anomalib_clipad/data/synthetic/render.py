@@ -25,13 +25,21 @@ MINIMUM_AREA = 0.004
 MINIMUM_CONTRAST = 0.12
 _MAXIMUM_DRAWS = 50
 
+LARGEST_SMALL_AREA = 0.02
+"""Largest share of the image for which small defects can be asked."""
+
 
 def photograph(
-    rng: Generator, category: str, defect: str | None = None, size: int = 240
+    rng: Generator,
+    category: str,
+    defect: str | None = None,
+    size: int = 240,
+    defect_area: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Draw one random product of a category, good unless a kind of defect is named; equal generators draw the same.
 
-    Returns RGB (S, S, 3) and the defect's mask (S, S), empty for a good product.
+    Returns RGB (S, S, 3) and the defect's mask (S, S), empty for a good product. With ``defect_area``, its least and
+    largest share of the image, the defect is a small one.
     """
     if category in TEXTURES:
         image, region = TEXTURES[category](rng, size), np.ones((size, size), np.float32)
@@ -40,7 +48,10 @@ def photograph(
     image = np.clip(image, 0, 1)
     mask = np.zeros((size, size), bool)
     if defect is not None:
-        image, mask = damage(rng, image, region, defect)
+        if defect_area is None:
+            image, mask = damage(rng, image, region, defect)
+        else:
+            image, mask = damage_a_little(rng, image, region, defect, defect_area)
     return camera(rng, image), mask
 
 
@@ -54,6 +65,35 @@ def damage(rng: Generator, image: Image, region: Image, defect: str) -> tuple[Im
         if visibility > best_visibility:
             best, best_visibility = (damaged, mask), visibility
         if visibility >= 1:
+            break
+    return best
+
+
+def damage_a_little(
+    rng: Generator, image: Image, region: Image, defect: str, area: tuple[float, float]
+) -> tuple[Image, NDArray[np.bool_]]:
+    """Draw small defects, each in a window of the product, until one is visible and its area within the limits.
+
+    If none is, keep the one whose area comes nearest.
+    """
+    size = len(image)
+    best, best_miss = (image, region > 1), np.inf
+    inside = np.flatnonzero(region > 0.5)
+    for _ in range(_MAXIMUM_DRAWS):
+        side = min(size, max(24, round(size * (area[1] * rng.uniform(4, 20)) ** 0.5)))
+        row, column = (int(np.clip(at - side // 2, 0, size - side)) for at in divmod(int(rng.choice(inside)), size))
+        window = (slice(row, row + side), slice(column, column + side))
+        if not (region[window] > 0.5).any():
+            continue
+        damaged, covered = DEFECTS[defect](rng, image[window], region[window])
+        share = covered.sum() / size**2
+        contrast = float(np.abs(damaged[covered] - image[window][covered]).max(-1).mean()) if covered.any() else 0.0
+        miss = max(area[0] - share, share - area[1], 0) + max(0.0, 1 - contrast / MINIMUM_CONTRAST)
+        if miss < best_miss:
+            painted, mask = image.copy(), np.zeros((size, size), bool)
+            painted[window], mask[window] = damaged, covered
+            best, best_miss = (painted, mask), miss
+        if miss == 0:
             break
     return best
 
