@@ -33,9 +33,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "one size, 240": {"image_size": 240},
     "two scales, 120 and 240": {"scales": [120, 240]},
     "three scales, 120, 240 and 480": {"scales": [120, 240, 480]},
-    "tiles of 240": {"tiles": {"size": 240, "whole": False}},
-    "tiles of 240 and whole": {"tiles": {"size": 240}},
+    "tiles of 120": {"tiles": {"size": 120, "whole": False}},
     "tiles of 120 and whole": {"tiles": {"size": 120}},
+    "tiles of 120 and two scales": {"tiles": {"size": 120}, "scales": [120, 240]},
 }
 """What is compared on large drawings."""
 

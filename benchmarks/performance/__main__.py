@@ -31,6 +31,7 @@ MEASURES = (
     "precision",
     "growth",
     "evidence",
+    "tiles",
     "gpu",
 )
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -46,6 +46,8 @@ def read_image(path: str | Path) -> Tensor | Unreadable:
             return _from_pillow(image)
     except UnidentifiedImageError:
         return Unreadable(str(path), "not an image, or of an unknown format")
+    except Image.DecompressionBombError as error:
+        return Unreadable(str(path), f"{error} If it is yours, set PIL.Image.MAX_IMAGE_PIXELS = None, or cut it up.")
     except _DECODER_ERRORS as error:
         return Unreadable(str(path), getattr(error, "strerror", None) or str(error) or type(error).__name__)
 

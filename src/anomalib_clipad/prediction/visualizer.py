@@ -58,7 +58,10 @@ class CategoryVisualizer(ImageVisualizer):
     ) -> None:
         """Write the pictures of a batch below ``images``, or below the given ``output_dir``."""
         del outputs, batch_idx
-        transform, options = engine_transform(pl_module.pre_processor), getattr(pl_module, "regions", None)
+        transform, options = (
+            engine_transform(getattr(pl_module, "pre_processor", None)),
+            getattr(pl_module, "regions", None),
+        )
         # Not kept, unlike in the host: a model used again writes beside the results of that run.
         folder = Path(trainer.default_root_dir) / "images" if self.output_dir is None else Path(self.output_dir)
         for item in batch:
@@ -79,8 +82,10 @@ class CategoryVisualizer(ImageVisualizer):
 
 def _as_photographed(item: ImageItem, transform: Any, size: tuple[int, int] | None) -> ImageItem:
     """The same with masks and map in place on the photograph, where it does not fill the model's input."""
-    box = None if size is None or item.anomaly_map is None else image_box(transform, size)
-    if box is None or size is None:
+    if transform is None or size is None or item.anomaly_map is None:
+        return item
+    box = image_box(transform, size)
+    if box is None:
         return item
     height, width = item.anomaly_map.shape[-2:]
     if np.allclose(box, (0, 0, width, height), atol=1e-3):

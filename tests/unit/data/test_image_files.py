@@ -128,3 +128,11 @@ def test_an_array_that_may_not_be_written_to_is_read_without_a_warning(recwarn):
 def test_other_images_are_refused(image, error, message):
     with pytest.raises(error, match=message):
         as_tensor(image)
+
+
+def test_a_photograph_of_too_many_pixels_says_what_lifts_the_limit(tmp_path, monkeypatch):
+    Image.new("L", (60, 60)).save(tmp_path / "image.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    found = read_image(tmp_path / "image.png")
+    assert isinstance(found, Unreadable)
+    assert "set PIL.Image.MAX_IMAGE_PIXELS = None" in found.reason

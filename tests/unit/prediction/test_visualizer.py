@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
+from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
+from anomalib_clipad.data.fitting import FitResize
+from anomalib_clipad.prediction.regions import Regions
 from anomalib_clipad.prediction.visualizer import CategoryVisualizer
 
 
@@ -35,13 +38,15 @@ def show(visualizer: CategoryVisualizer, results: Path, batch: ImageBatch, datam
     return {str(path.relative_to(results)) for path in results.rglob("*.png")}
 
 
-def run(visualizer: CategoryVisualizer, results: Path, batch: ImageBatch, datamodule: object) -> None:
+def run(
+    visualizer: CategoryVisualizer, results: Path, batch: ImageBatch, datamodule: object, model: object = None
+) -> None:
     dataset = SimpleNamespace(samples={"image_path": batch.image_path})
     trainer = SimpleNamespace(
         default_root_dir=results, datamodule=datamodule, test_dataloaders=SimpleNamespace(dataset=dataset)
     )
     visualizer.on_test_start(trainer, None)
-    visualizer.on_test_batch_end(trainer, None, batch, batch, 0)
+    visualizer.on_test_batch_end(trainer, model, batch, batch, 0)
 
 
 @pytest.fixture
@@ -124,3 +129,28 @@ def test_pictures_are_the_hosts(data, results, suffix):
 
     ours, hosts = (Image.open(results / folder / f"test/good/000.{suffix}") for folder in ("images", "host"))
     assert np.array_equal(np.asarray(ours), np.asarray(hosts))
+
+
+def test_boxes_and_overlays_lie_where_the_defect_is_on_the_photograph(data, tmp_path):
+    Image.new("RGB", (200, 100)).save(tmp_path / "wide.png")  # 16 x 8 in the middle of 16 x 16
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[0, 4:8, 12:16] = True  # the upper right quarter of the photograph's right half
+    batch = ImageBatch(
+        image=torch.rand(1, 3, 16, 16),
+        pred_mask=mask,
+        anomaly_map=mask.float(),
+        image_path=[str(tmp_path / "wide.png")],
+    )
+    transform = FitResize((16, 16), "pad", (8, 8))
+    model = SimpleNamespace(pre_processor=PreProcessor(transform=transform), regions=Regions(boxes=True))
+    visualizer = CategoryVisualizer(
+        fields=["image"], overlay_fields=[], field_size=(100, 100), text_config={"enable": False}
+    )
+
+    run(visualizer, tmp_path / "results", batch, None, model)
+
+    [path] = (tmp_path / "results").rglob("*.png")
+    red = np.array(Image.open(path))[:, :100, 0] > 200
+    rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
+    assert (rows[0], columns[0]) == (pytest.approx(0, abs=2), pytest.approx(75, abs=2))
+    assert (rows[-1], columns[-1]) == (pytest.approx(50, abs=2), pytest.approx(99, abs=2))
