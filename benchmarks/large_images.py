@@ -35,7 +35,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "three scales, 120, 240 and 480": {"scales": [120, 240, 480]},
     "tiles of 120": {"tiles": {"size": 120, "whole": False}},
     "tiles of 120 and whole": {"tiles": {"size": 120}},
-    "tiles of 120 and two scales": {"tiles": {"size": 120}, "scales": [120, 240]},
 }
 """What is compared on large drawings."""
 
@@ -124,7 +123,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--categories", default="held_out", help="held_out, training, or names with commas")
     parser.add_argument("--root", type=Path, default=Path("datasets/SyntheticDefects-large"), help="folder of images")
-    parser.add_argument("--good", type=int, default=14, help="good images of a category, beside 14 with a defect")
+    parser.add_argument("--good", type=int, default=6, help="good images of a category, beside 14 with a defect")
     parser.add_argument("--models", nargs="+", choices=("SDP", "SDP+"), default=("SDP", "SDP+"))
     parser.add_argument("--only", nargs="+", help="ways to compare, by their names")
     parser.add_argument("--tiles", type=Path, help="folder of magnetic tiles, instead of large drawings")

@@ -32,7 +32,6 @@ from anomalib_clipad.scoring.fusion import (
     DISTANCE_GAIN,
     PoolScores,
     Source,
-    Weights,
     as_distances,
     distance_map,
     fuse_sources,
@@ -130,13 +129,13 @@ def measure(
     ones = torch.ones(len(test.masks))
     probability = class_probability(test.embeddings[-1], texts, sdp.logit_scale)
     alone = sdp_map(scores, *where, logits)
-    by_text = text_map(scores, *where, logits, logit_scale=sdp.logit_scale)
+    by_text = alone if logits else text_map(scores, *where, sdp.map_scale)
 
-    def rows(name: str, other: Source, seed: int) -> Iterator[dict[str, Any]]:
-        for weight in (0.0, *text_weights):
+    def rows(name: str, other: Source, usual: float, seed: int) -> Iterator[dict[str, Any]]:
+        for weight in (0.0, *(text_weights or (sdp.weights.text / (sdp.weights.text + usual),))):
             text = Source(by_text, probability, weight * ones)
             maps, images = fuse_sources(text, [other._replace(weight=(1 - weight) * ones)], alone)
-            label = "" if weight == 0 else "text + " if len(text_weights) == 1 else f"text by {weight} + "
+            label = "" if weight == 0 else f"text by {weight} + " if text_weights else "text + "
             yield {"evidence": label + name, "seed": seed, **metrics(images, maps, test.masks)}
 
     yield {"evidence": "text", "seed": 0, **metrics(probability, alone, test.masks)}
@@ -146,12 +145,12 @@ def measure(
             memory = Memory(len(sdp.layers), test.layers[0].shape[-1])
             memory.add(0, [layer[chosen] for layer in good.layers])
             source = Source(*distance_map(memory(test.layers), *where), ones)
-            yield from rows(f"{number} references", source, seed)
+            yield from rows(f"{number} references", source, sdp.weights.references, seed)
     mutual = mutual_scores(test.layers, test.grid)
     maxima = (DISTANCE_GAIN * as_distances(mutual)).clamp(max=1).amax(dim=-1)
     images = smoothed_by_neighbours(maxima, test.embeddings[-1][:, 0])
     source = Source(*pool_map(PoolScores(mutual, images, ones.bool()), *where), ones)
-    yield from rows("pool", source, 0)
+    yield from rows("pool", source, sdp.weights.pool, 0)
 
 
 def metrics(score: Tensor, maps: Tensor, masks: Tensor) -> dict[str, float]:
@@ -194,7 +193,9 @@ if __name__ == "__main__":
     parser.add_argument("--categories", choices=("held_out", "training"), default="held_out")
     parser.add_argument("--root", type=Path, default=Path("datasets/SyntheticDefects"))
     parser.add_argument("--tiles", type=Path, help="folder of magnetic tiles, instead of synthetic categories")
-    parser.add_argument("--text", type=float, nargs="+", default=[Weights().text], help="weights of the text's part")
+    parser.add_argument(
+        "--text", type=float, nargs="+", default=(), help="weights of the text's part, the others' being 1 less"
+    )
     parser.add_argument("--shots", type=int, nargs="+", default=SHOTS, help="numbers of references")
     parser.add_argument("--csv", type=Path, help="file for the figures of each category and seed")
     run(parser.parse_args())

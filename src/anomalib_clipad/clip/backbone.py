@@ -61,6 +61,11 @@ class Backbone:
         return float(self.model.logit_scale.exp())
 
     @property
+    def map_scale(self) -> float:
+        """The scale that the model itself holds, by which the text's map becomes a probability where it is fused."""
+        return float(self.model.logit_scale.exp())
+
+    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         return self.tower.patch_size

@@ -52,9 +52,9 @@ class Evidence(NamedTuple):
 
     @classmethod
     @plain_errors()
-    def of(cls, references: Any, pool: Any, known_good: Any, weights: Any) -> "Evidence":
+    def of(cls, references: Any, pool: Any, known_good: Any, weights: Any, default: Weights) -> "Evidence":
         """Evidence by the user's arguments, with their errors."""
-        return cls(References.of(references), Pool.of(pool), KnownGood.of(known_good), Weights.of(weights))
+        return cls(References.of(references), Pool.of(pool), KnownGood.of(known_good), Weights.of(weights, default))
 
 
 class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
@@ -94,10 +94,10 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         self.references, self.pool, self.known_good, weights = evidence
         self.regions = Regions.of(regions)
         visual = collaborators.backbone.model.visual
-        scale = collaborators.backbone.logit_scale
+        scales = {name: getattr(collaborators.backbone, name) for name in ("logit_scale", "map_scale")}
         blur = collaborators.sigma(sigma)
         looks = collaborators.geometry.looks
-        self.model = SDPModel(visual, sigma=blur, logit_scale=scale, weights=weights, looks=looks, **settings)
+        self.model = SDPModel(visual, sigma=blur, **scales, weights=weights, looks=looks, **settings)
         self.borrowed = Borrowed()
         self._set_up_loading()
 

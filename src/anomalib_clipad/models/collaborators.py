@@ -11,12 +11,14 @@ from torch import nn
 from torchvision.transforms.v2 import Transform
 
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
+from anomalib_clipad.clip.embedded import EVIDENCE_WEIGHTS
 from anomalib_clipad.clip.embedded import NAMES as EMBEDDED
 from anomalib_clipad.clip.prompt_ensemble import resolve_prompts
 from anomalib_clipad.clip.text_engine import TextEngine
 from anomalib_clipad.data.image_loader import engine_transform
 from anomalib_clipad.host.command_line import plain_errors
 from anomalib_clipad.models.geometry import Geometry
+from anomalib_clipad.scoring.fusion import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,11 @@ class Collaborators(NamedTuple):
         """The pre-processor that was given, or the default one for ``True``."""
         clip = self.backbone
         return self.geometry.pre_processor(clip.patch_size, clip.mean, clip.std) if given is True else given
+
+    def weights(self, model: str) -> Weights:
+        """What text, references and pool weigh by default in ``"SDP"`` or ``"SDP+"``."""
+        chosen = EVIDENCE_WEIGHTS.get(self.backbone.name, {}) if self.backbone.pretrained is None else {}
+        return Weights(**chosen.get(model, {}))
 
     def sigma(self, sigma: float | None) -> float:
         """Standard deviation of the blur in pixels; ``None`` stands for the paper's, scaled to what the tower sees."""

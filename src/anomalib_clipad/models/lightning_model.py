@@ -57,7 +57,8 @@ class SDP(ClipModule, AnomalibModule):
             further options. See docs/memory.md.
         known_good: Good images to set thresholds by before prediction: a folder or a CSV file, or ``KnownGood`` with
             the share of them that may be flagged. See docs/thresholds.md.
-        weights: Weights of the text and of what is put beside it, see docs/memory.md.
+        weights: Weights of the text and of what is put beside it; ``None`` for those of the backbone, see
+            docs/memory.md.
         regions: Whether prediction reports the connected parts of the mask, in pixels of the image; or ``Regions`` with
             further options. See docs/predict.md.
         text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
@@ -120,7 +121,7 @@ class SDP(ClipModule, AnomalibModule):
         super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
         settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
-        evidence = Evidence.of(references, pool, known_good, weights)
+        evidence = Evidence.of(references, pool, known_good, weights, parts.weights("SDP"))
         self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, **settings)
 
     @property

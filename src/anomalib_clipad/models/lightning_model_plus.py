@@ -125,7 +125,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "42")) if seed is None else seed
         linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
         settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
-        evidence = Evidence.of(references, pool, known_good, weights)
+        evidence = Evidence.of(references, pool, known_good, weights, parts.weights("SDP+"))
         self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rule for text, heads, references and pool: a weighted mean on the scale of a probability.
 
-The text's cosines become a probability by CLIP's own temperature, as in zero-shot classification; the heads' are one
-already. Distances to other images are multiplied by 3.5 and cut off at 1, as in FADE
-(https://arxiv.org/abs/2409.00556), whose backbone and weights are those of CLIP-AD. Where there are no other images
-nothing is fused: the map is the paper's.
+The text's cosines become a probability by the CLIP's own temperature, as in zero-shot classification. With heads, whose
+maps are probabilities already, the text's part is the map of SDP+. Distances to other images are multiplied by 3.5 and
+cut off at 1, as in FADE (https://arxiv.org/abs/2409.00556), whose backbone and weights are those of CLIP-AD. Where
+there are no other images nothing is fused: the map is the paper's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from anomalib_clipad.host.command_line import plain_errors
-from anomalib_clipad.scoring.anomaly_map import head_map, resample
+from anomalib_clipad.scoring.anomaly_map import resample
 
 DISTANCE_GAIN = 3.5
 """Brings the upper end of distances near 1 (FADE, section on the fusion of language and vision)."""
@@ -45,8 +45,8 @@ class Weights:
                 raise ValueError(msg)
 
     @classmethod
-    def of(cls, given: "Weights | Mapping[str, Any] | None") -> "Weights":
-        """Weights of what a user gave: some of them by name, or ``None`` for the defaults.
+    def of(cls, given: "Weights | Mapping[str, Any] | None", default: "Weights | None" = None) -> "Weights":
+        """Weights of what a user gave: some of them by name, or ``None`` for the defaults, those of a backbone.
 
         Raises:
             ValueError: If there is no such source, or a weight is not valid.
@@ -58,7 +58,7 @@ class Weights:
             if name not in names:
                 msg = f"Expected weights of {', '.join(names)}, but got one of {name}."
                 raise ValueError(msg)
-        return cls(**(given or {}))
+        return replace(default or cls(), **(given or {}))
 
 
 class PoolScores(NamedTuple):
@@ -81,26 +81,16 @@ class Source(NamedTuple):
 
 
 def text_map(
-    scores: Sequence[Tensor],
-    grid: tuple[int, int],
-    size: tuple[int, int],
-    sigma: float,
-    logits: Sequence[Tensor] = (),
-    head_weight: float = 1.0,
-    logit_scale: float = 100.0,
+    scores: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int], sigma: float, logit_scale: float = 100.0
 ) -> Tensor:
-    """What SDP, or with the logits of heads SDP+, says of each pixel, as a probability (B, H, W).
+    """What SDP says of each pixel, as a probability (B, H, W).
 
-    Arguments are those of :func:`~anomalib_clipad.scoring.anomaly_map.sdp_map`. Where the class token favours neither
-    text, a score of feature surgery is half the difference of two cosines; twice that at CLIP's temperature is their
-    softmax.
+    The first arguments are those of :func:`~anomalib_clipad.scoring.anomaly_map.sdp_map`. Where the class token favours
+    neither text, a score of feature surgery is half the difference of two cosines; twice that at the temperature that
+    a CLIP has learnt is their softmax.
     """
     mean_score = torch.stack([layer.float() for layer in scores]).mean(dim=0)
-    probability = (2 * logit_scale * resample(mean_score.unflatten(-1, grid), size, sigma)).sigmoid()
-    if not logits:
-        return probability
-    from_heads = resample(head_map(torch.stack(list(logits)), grid, size).mean(dim=0), sigma=sigma)
-    return (probability + head_weight * from_heads) / (1 + head_weight)
+    return (2 * logit_scale * resample(mean_score.unflatten(-1, grid), size, sigma)).sigmoid()
 
 
 def distance_map(

@@ -40,9 +40,10 @@ class SDPModel(nn.Module):
     The tower ``visual`` is frozen by the caller and not altered; there is one head for each tapped layer. Layers and
     taps are those of :func:`~anomalib_clipad.clip.surgery_tokens`; ``sigma`` is in pixels of what the tower sees; SDP's
     maps have weight 1, those of the heads ``head_weight``, which is 1 in the paper; ``logit_scale`` is that of the
-    image's probability, see ``Backbone``; ``weights`` are those of the text and of what is put beside it; ``looks`` are
-    the sizes and tiles in which images are seen, by default as they come. Each of the last three arguments makes an
-    ablation if False: one stage, scores of the original path's tokens, texts of equal weight.
+    image's probability and ``map_scale`` that of the text's map where it is fused with others, see ``Backbone``;
+    ``weights`` are those of the text and of what is put beside it; ``looks`` are the sizes and tiles in which images
+    are seen, by default as they come. Each of the last three arguments makes an ablation if False: one stage, scores of
+    the original path's tokens, texts of equal weight.
 
     ``memory`` holds the references of each class, none at first.
     """
@@ -56,6 +57,7 @@ class SDPModel(nn.Module):
         sigma: float = 8.0,
         head_weight: float = 1.0,
         logit_scale: float = 100.0,
+        map_scale: float = 100.0,
         weights: Weights | None = None,
         looks: Looks | None = None,
         *,
@@ -72,6 +74,7 @@ class SDPModel(nn.Module):
         self.sigma = sigma
         self.head_weight = head_weight
         self.logit_scale = logit_scale
+        self.map_scale = map_scale
         self.staged = staged
         self.architecture_surgery = architecture_surgery
         self.feature_surgery = feature_surgery
@@ -157,7 +160,7 @@ class SDPModel(nn.Module):
             maps = [sdp_map(scores, *where, logits, self.head_weight)]
             of_images = [class_probability(tokens.embeddings[-1], texts, self.logit_scale)]
             if fused:
-                maps.append(text_map(scores, *where, logits, self.head_weight, self.logit_scale))
+                maps.append(maps[0] if logits else text_map(scores, *where, self.map_scale))
             if with_references:
                 by_distance = distance_map(self.memory(tokens.patches, class_index, left_out=left_out), *where)
                 maps.append(by_distance[0])

@@ -17,7 +17,8 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 import layouts
 from anomalib_clipad import SDP, MVTec
-from tiny import make_engine, sdp
+from anomalib_clipad.scoring.fusion import Weights
+from tiny import make_engine, sdp, sdp_plus
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,10 @@ def test_a_checkpoint_is_not_taken_by_another_post_processor(data, tmp_path):
 def test_what_the_engine_would_leave_out_is_refused(options: dict[str, Any], message: str):
     with pytest.raises(TypeError, match=message):
         sdp(**options)
+
+
+def test_what_other_images_weigh_depends_on_the_backbone():
+    assert sdp().model.weights == Weights(text=0.4, references=0.1, pool=0.9)
+    assert sdp(pretrained="random").model.weights == Weights()
+    assert sdp(weights={"text": 0}).model.weights == Weights(text=0, references=0.1, pool=0.9)
+    assert sdp_plus().model.weights == Weights(text=0.95, references=0.05, pool=0.05)

@@ -38,12 +38,6 @@ def test_where_the_class_token_is_neutral_the_texts_map_is_clips_own_softmax():
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_heads_share_the_texts_part_by_their_weight():
-    scores, logits = [rand(1, 6)], [torch.full((1, 6), 100.0)]
-    without = text_map(scores, GRID, GRID, sigma=0)
-    torch.testing.assert_close(text_map(scores, GRID, GRID, 0, logits, head_weight=3), (without + 3) / 4)
-
-
 def test_distances_are_brought_near_one():
     distances = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.0, 0.0]])
 
@@ -90,6 +84,7 @@ class TestWeights:
     def test_are_named_one_by_one(self):
         assert Weights.of({"text": 0}) == Weights(text=0)
         assert Weights.of(None) == Weights()
+        assert Weights.of({"text": 0}, Weights(1, 2, 3)) == Weights(0, 2, 3)
 
     @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
     def test_that_are_not_valid_are_refused(self, value):

@@ -16,6 +16,15 @@ _TOKEN_WEIGHT = "token_embedding.weight"
 NAMES: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
 
 
+EVIDENCE_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
+    "clipad-tiny": {
+        "SDP": {"text": 0.4, "references": 0.1, "pool": 0.9},
+        "SDP+": {"text": 0.95, "references": 0.05, "pool": 0.05},
+    }
+}
+"""Weights of text, references and pool, by model: chosen on training categories, see docs/memory.md."""
+
+
 def config(name: str) -> dict[str, Any]:
     """Architecture of an embedded model, in the format of open_clip's model configurations."""
     settings: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text())
