@@ -16,9 +16,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "unlabelled_thresholds.py"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Decisions on pools of 100 images of the held-out categories."""
+    """Decisions on pools of 100 images of some held-out categories."""
     folder = tmp_path_factory.mktemp("unlabelled")
-    recipe = ["--root", "images", "--good", "100", "--per-defect", "4"]
+    recipe = ["--root", "images", "--good", "100", "--per-defect", "4", "--categories", "wood,marble,gear,button"]
     process = subprocess.run(
         [sys.executable, str(SCRIPT), *recipe, "--sizes", "100", "--pools", "5", "--csv", "pools.csv"],
         cwd=folder,
@@ -35,7 +35,7 @@ def test_the_decision_is_nearly_as_good_as_the_best_threshold_allows(measured):
     with_anomalies = measured[measured["anomalous %"] > 0]
 
     assert sorted(with_anomalies["anomalous %"].unique()) == [5, 10, 20, 30, 50]
-    assert with_anomalies["category"].nunique() == 8
+    assert with_anomalies["category"].nunique() == 4
     assert with_anomalies["difference"].mean() < 0.2
     assert (with_anomalies["best pixel F1"] - with_anomalies["pixel F1"]).mean() < 0.25
 
