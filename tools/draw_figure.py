@@ -1,14 +1,16 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the first picture of the README: image, ground truth, plain similarity, SDP and SDP+ for held-out products.
+"""Draw image, ground truth and the maps of some models side by side, for held-out products.
 
-    python tools/draw_figure.py --output docs/images/maps.png
+    python tools/draw_figure.py                  # the first picture of the README: plain similarity, SDP and SDP+
+    python tools/draw_figure.py --large_images   # that of docs/large_images.md: sizes and tiles
 
 Always the first test image of a kind of defect; categories and kinds were named before any map was seen.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -26,18 +28,40 @@ SHOWN = {
     "screw": "scratch",
 }
 
+RECIPE: dict[str, Any] = {
+    "image_size": 960,
+    "defect_area": (0.0005, 0.003),
+    "n_train": 1,
+    "n_test_good": 6,
+    "n_test_per_defect": 1,
+}
+"""The large drawings of ``benchmarks/large_images.py``."""
 
-def draw(root: Path, output: Path) -> None:
-    """Score the images and write the picture."""
-    SyntheticDefects(root, list(SHOWN), num_workers=0).prepare_data()
-    models = {
+
+def models() -> dict[str, SDP | SDPPlus]:
+    """What the README's picture compares."""
+    return {
         "plain\nsimilarity": SDP("clipad-tiny", architecture_surgery=False, feature_surgery=False),
         "SDP": SDP("clipad-tiny"),
         "SDP+": SDPPlus("clipad-tiny", heads="embedded"),
     }
+
+
+def large_models() -> dict[str, SDP | SDPPlus]:
+    """Four ways to look at large images."""
+    return {
+        "one size": SDP("clipad-tiny"),
+        "three\nscales": SDP("clipad-tiny", scales=[120, 240, 480]),
+        "tiles": SDP("clipad-tiny", tiles={"size": 120, "whole": False}),
+        "tiles and\nwhole": SDP("clipad-tiny", tiles={"size": 120}),
+    }
+
+
+def draw(root: Path, models: dict[str, SDP | SDPPlus], output: Path) -> None:
+    """Score the images and write the picture."""
     mpl.use("agg")
     rows = ["image", "ground truth", *models]
-    figure, axes = plt.subplots(len(rows), len(SHOWN), figsize=(8.4, 7.1), layout="constrained")
+    figure, axes = plt.subplots(len(rows), len(SHOWN), figsize=(8.4, 1.42 * len(rows)), layout="constrained")
     for column, (category, kind) in zip(axes.T, SHOWN.items(), strict=True):
         image_path = min((root / category / "test" / kind).glob("*.png"))
         mask_path = next((root / category / "ground_truth" / kind).glob(f"{image_path.stem}*"))
@@ -60,7 +84,10 @@ def draw(root: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("datasets/SyntheticDefects"))
-    parser.add_argument("--output", type=Path, default=Path("docs/images/maps.png"))
-    arguments = parser.parse_args()
-    draw(arguments.root, arguments.output)
+    parser.add_argument("--large_images", action="store_true")
+    large = parser.parse_args().large_images
+    folder = Path("datasets/SyntheticDefects-large" if large else "datasets/SyntheticDefects")
+    recipe = RECIPE if large else {}
+    SyntheticDefects(folder, list(SHOWN), num_workers=0, **recipe).prepare_data()
+    chosen, name = (large_models(), "large_images.png") if large else (models(), "maps.png")
+    draw(folder, chosen, Path("docs/images") / name)
