@@ -184,3 +184,35 @@ def measure(path: Path, data: SyntheticDefects) -> tuple[float, float]:
         image_aurocs.append(roc_auc_score(np.array(labels), np.concatenate(scores)))
         pixel_aurocs.append(roc_auc_score(np.stack(masks).ravel(), np.stack(maps).ravel()))
     return float(np.mean(image_aurocs)), float(np.mean(pixel_aurocs))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "described"),
+    [
+        (
+            {"resize": "pad", "image_size": 96, "tiles": {"size": 64}, "scales": [64]},
+            {"scales": "[[64, 64]]", "tiles": '{"size": 64, "overlap": 0.25, "whole": true, "batch_size": 8}'},
+        ),
+        ({"resize": "keep", "scales": [64, 120]}, {"scales": "[[64, 64], [120, 120]]", "tiles": "null"}),
+    ],
+    ids=["padded, in tiles and whole", "aspect ratio kept, two sizes"],
+)
+def test_sizes_tiles_and_aspect_ratios_are_part_of_an_export(
+    geometry: dict[str, Any], described: dict[str, str], tmp_path: Path
+) -> None:
+    onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (140, 200, 3), dtype=np.uint8) for _ in range(3)]
+    model = sdp(class_name="nut", visualizer=False, **geometry)
+    expected = model.predict(images)
+
+    file = model.to_onnx(tmp_path, input_size=(140, 200))
+
+    pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    session = onnxruntime.InferenceSession(file)
+    names = [output.name for output in session.get_outputs()]
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for outputs in (dict(zip(names, session.run(None, {"input": pixels}), strict=True)), compiled({"input": pixels})):
+        np.testing.assert_allclose(np.ravel(outputs["pred_score"]), expected.pred_score, atol=1e-4)
+        np.testing.assert_allclose(outputs["anomaly_map"], expected.anomaly_map, atol=1e-4)
+    assert described.items() <= session.get_modelmeta().custom_metadata_map.items()

@@ -23,7 +23,9 @@ def resize(image: Tensor, size: tuple[int, int], mode: InterpolationMode = Inter
             antialiasing_weights(_pixel_centres(image, axis), side, mode).to(image.dtype)
             for axis, side in zip((-2, -1), size, strict=True)
         )
-        return rows @ (image @ columns.T)
+        # In between OpenVINO would make the normalisation that follows a part of a product of other size, and fail.
+        planes = image.flatten(0, 1)
+        return (rows @ (planes @ columns.T)).unflatten(0, (-1, image.shape[1]))
 
 
 def _pixel_centres(image: Tensor, axis: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from anomalib.data.transforms import ExportableCenterCrop
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize
 
+from anomalib_clipad.data.fitting import FitResize
 from anomalib_clipad.deploy.transform import exportable_transform
 
 BICUBIC, BILINEAR = InterpolationMode.BICUBIC, InterpolationMode.BILINEAR
@@ -70,3 +71,16 @@ def test_no_transform_stays_none():
 def test_a_resize_that_cannot_be_exported_is_refused(resize):
     with pytest.raises(ValueError, match="Expected the Resize of pre_processor to have a height and a width"):
         exportable_transform(Compose([resize]))
+
+
+@pytest.mark.parametrize("fit", ["keep", "pad"])
+def test_what_keeps_an_aspect_ratio_needs_the_size_of_the_images(fit):
+    transform, image = FitResize((48, 40), fit, (8, 8), (0.1, 0.2, 0.3)), make_image(90, 70)
+
+    fitted = exportable_transform(transform, (90, 70))(image)
+
+    torch.testing.assert_close(fitted, transform(image), atol=3e-6, rtol=0)
+    with pytest.raises(
+        ValueError, match=rf"does not squash its images \(resize={fit}\), but got none. Pass the height"
+    ):
+        exportable_transform(transform)

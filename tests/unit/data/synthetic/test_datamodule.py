@@ -164,3 +164,19 @@ def test_auxiliary_images_show_no_held_out_defect(tmp_path):
     assert set(samples.label) == {"good", *TRAINING_DEFECTS}
     assert {datamodule.category_of(path) for path in samples.image_path} == {"nut"}
     require_labelled_training_data(datamodule)
+
+
+def test_small_defects_are_another_recipe(tmp_path):
+    small = Recipe(size=96, n_train=1, n_test_good=1, n_test_per_defect=1, defect_area=(0.002, 0.01))
+    generate(tmp_path, ["nut"], small)
+    generate(tmp_path, ["nut"], small)  # draws nothing
+
+    assert "defect_area" not in Recipe().manifest()
+    with pytest.raises(ValueError, match="to be drawn by"):
+        generate(tmp_path, ["nut"], Recipe(size=96, n_train=1, n_test_good=1, n_test_per_defect=1))
+
+
+@pytest.mark.parametrize("area", [(0.01, 0.001), (0.0, 0.01), (0.001, 0.5)])
+def test_areas_that_are_none_are_refused(area):
+    with pytest.raises(ValueError, match="Expected defect_area to be two rising shares of the image of at most"):
+        Recipe(defect_area=area)

@@ -60,3 +60,15 @@ def test_a_category_looks_the_same_at_every_size():
 
     reduced = large.reshape(60, 4, 60, 4, 3).mean((1, 3))
     assert np.corrcoef(reduced.ravel(), small.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("defect", DEFECT_KINDS)
+def test_small_defects_cover_the_share_that_is_asked_for(defect, monkeypatch):
+    monkeypatch.setattr(render, "camera", lambda _, image: np.round(255 * image).astype(np.uint8))
+    good = photograph(np.random.default_rng(1), "gear", None, 480)[0].astype(int)
+    bad, mask = photograph(np.random.default_rng(1), "gear", defect, 480, defect_area=(0.001, 0.004))
+    change = np.abs(bad - good).max(-1)
+
+    assert 0.001 <= mask.mean() <= 0.004
+    assert change[mask].mean() >= 255 * render.MINIMUM_CONTRAST / 2
+    assert np.mean(change[~mask] > 40) < 0.002
