@@ -81,17 +81,17 @@ class ImageCheck(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the validation images."""
         check_depth(image_paths(trainer.val_dataloaders))
-        check_sizes(trainer.val_dataloaders, engine_transform(pl_module.pre_processor))
+        check_sizes(trainer.val_dataloaders, engine_transform(getattr(pl_module, "pre_processor", None)))
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the test images."""
         check_depth(image_paths(trainer.test_dataloaders))
-        check_sizes(trainer.test_dataloaders, engine_transform(pl_module.pre_processor))
+        check_sizes(trainer.test_dataloaders, engine_transform(getattr(pl_module, "pre_processor", None)))
 
     def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the images to predict on."""
         check_depth(image_paths(trainer.predict_dataloaders))
-        check_sizes(trainer.predict_dataloaders, engine_transform(pl_module.pre_processor))
+        check_sizes(trainer.predict_dataloaders, engine_transform(getattr(pl_module, "pre_processor", None)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Name the unreadable files, by an ``OSError``, where reading an image has failed; other errors pass."""
