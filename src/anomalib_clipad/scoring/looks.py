@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -148,18 +147,17 @@ def look_at_tiles(image: Tensor, options: Tiles, look: Callable[[Tensor, int], L
     """
     n_images, size = image.shape[0], options.side
     fading = _fading(size).to(image.device)
-    weights = fading.new_zeros(image.shape[-2:])
     sums: Any = None
     scores: Any = None
     for places, tiles in tile_batches(image, options):
         maps, found = (each.unflatten(1, (len(places), -1)) for each in look(tiles, len(places)))
         sums = maps.new_zeros(len(maps), n_images, *image.shape[-2:]) if sums is None else sums
         for (top, left), of_place in zip(places, maps.unbind(1), strict=True):
-            sums = _added(sums, of_place * fading, top, left)
-            weights = _added(weights, fading, top, left)
+            sums = _added(sums, of_place * fading[:, None] * fading, top, left)
         highest = found.amax(dim=1)
         scores = highest if scores is None else torch.maximum(scores, highest)
-    return Look(sums / weights, scores)
+    rows, columns = (_weights(side, fading, options.overlap) for side in image.shape[-2:])
+    return Look(sums.div_(rows[:, None]).div_(columns), scores)  # in place, since maps may be large
 
 
 def _added(canvas: Tensor, part: Tensor, top: int, left: int) -> Tensor:
@@ -171,12 +169,18 @@ def _added(canvas: Tensor, part: Tensor, top: int, left: int) -> Tensor:
     return canvas
 
 
-@lru_cache(maxsize=4)
+def _weights(side: int, fading: Tensor, overlap: float) -> Tensor:
+    """Sums (side,) of the weights of all tiles along one side; those of a map are products of two."""
+    sums = fading.new_zeros(side)
+    for start in tile_starts(side, len(fading), overlap):
+        sums[start : start + len(fading)] += fading
+    return sums
+
+
 def _fading(size: int) -> Tensor:
-    """Weights (size, size) of a tile's pixels, which fall off linearly towards its border and do not reach zero."""
-    with torch.inference_mode(mode=False), torch.device("cpu"):
-        side = torch.minimum(torch.arange(size) + 0.5, size - torch.arange(size) - 0.5) / (size / 2)
-        return side[:, None] * side
+    """Weights (size,) of a tile's rows or columns, which fall off linearly towards its border and do not reach zero."""
+    places = torch.arange(size)
+    return torch.minimum(places + 0.5, size - places - 0.5) / (size / 2)
 
 
 def combine(wholes: Sequence[Look], tiled: Look | None, size: tuple[int, int]) -> Look:
