@@ -14,6 +14,7 @@ from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_MET
 from anomalib_clipad.clip.backbone import Backbone
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.text_engine import TextEngine
+from anomalib_clipad.scoring.looks import Tiles
 from anomalib_clipad.scoring.torch_model import SDPModel
 
 _SDP_SETTINGS = ("sigma", "layers", "taps", "staged", "architecture_surgery", "feature_surgery")
@@ -60,7 +61,7 @@ def describe_settings(model: SDPModel, text_engine: TextEngine) -> dict[str, str
         "prompts": _describe_prompts(text_engine.prompts),
         "strategy": text_engine.strategy,
         "scales": str([list(scale) for scale in model.looks.scales]),
-        "tiles": "none" if model.looks.tiles is None else str(vars(model.looks.tiles)),
+        "tiles": _describe_tiles(model.looks.tiles),
         "weights": ", ".join(f"{name} {value:g}" for name, value in vars(model.weights).items()),
         "strategy_params": json.dumps(text_engine.strategy_params, sort_keys=True),
     }
@@ -82,6 +83,11 @@ def _as_argument(value: str | float | bool | tuple[int, ...]) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(float(value))
     return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _describe_tiles(tiles: Tiles | None) -> str:
+    """What scores depend on: how many the tower sees at once changes none."""
+    return "none" if tiles is None else f"size {tiles.size}, overlap {tiles.overlap:g}, whole {tiles.whole}"
 
 
 def _describe_prompts(ensemble: PromptEnsemble) -> str:

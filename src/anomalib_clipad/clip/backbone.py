@@ -58,7 +58,7 @@ class Backbone:
         """
         if getattr(self.model, "logit_bias", None) is None:
             return _CLIP_LOGIT_SCALE
-        return float(self.model.logit_scale.exp())
+        return self.map_scale
 
     @property
     def map_scale(self) -> float:

@@ -78,6 +78,10 @@ class ImageCheck(Callback):
                 datamodule.val_split_mode.value,
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Check that training images come in batches as they are."""
+        check_sizes(trainer.train_dataloader, engine_transform(getattr(pl_module, "pre_processor", None)))
+
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the validation images."""
         check_depth(image_paths(trainer.val_dataloaders))

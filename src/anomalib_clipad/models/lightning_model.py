@@ -97,7 +97,7 @@ class SDP(ClipModule, AnomalibModule):
         sigma: float | None = None,
         image_size: int | tuple[int, int] | None = None,
         resize: Fit | None = None,
-        scales: list[int] | None = None,
+        scales: list[int | tuple[int, int]] | None = None,
         tiles: Tiles | bool = False,
         calibrate_unlabelled: bool | float = False,
         references: References | dict[str, str] | str | None = None,

@@ -97,7 +97,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         head_weight: float = 1.0,
         image_size: int | tuple[int, int] | None = None,
         resize: Fit | None = None,
-        scales: list[int] | None = None,
+        scales: list[int | tuple[int, int]] | None = None,
         tiles: Tiles | bool = False,
         calibrate_unlabelled: bool | float = False,
         references: References | dict[str, str] | str | None = None,

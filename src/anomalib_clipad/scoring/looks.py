@@ -82,19 +82,23 @@ class Looks(NamedTuple):
 
     def first(self, image: Tensor) -> Tensor:
         """The whole image at the first size."""
-        return self._at(image, self.scales[0]) if self.scales else image
+        return resize(image, self.first_size(image))
+
+    def first_size(self, image: Tensor) -> tuple[int, int]:
+        """Height and width at which the whole image is looked at first."""
+        return self._size(image, self.scales[0]) if self.scales else (image.shape[-2], image.shape[-1])
 
     def wholes(self, image: Tensor) -> Iterator[Tensor]:
         """The whole image at each size."""
         if self.tiles is None or self.tiles.whole:
-            yield from (self._at(image, scale) for scale in self.scales) if self.scales else (image,)
+            yield from (resize(image, self._size(image, scale)) for scale in self.scales) if self.scales else (image,)
 
-    def _at(self, image: Tensor, scale: tuple[int, int]) -> Tensor:
+    def _size(self, image: Tensor, scale: tuple[int, int]) -> tuple[int, int]:
         if self.box is None:
-            return resize(image, scale)
+            return scale
         sides = zip(image.shape[-2:], scale, self.box, self.patch, strict=True)
         height, width = (max(1, round(side * to / of / step)) * step for side, to, of, step in sides)
-        return resize(image, (height, width))
+        return height, width
 
 
 class Look(NamedTuple):
@@ -192,13 +196,14 @@ def combine(wholes: Sequence[Look], tiled: Look | None, size: tuple[int, int]) -
     looks = [*wholes, *([] if tiled is None else [tiled])]
     if len(looks) == 1 and looks[0].maps.shape[-2:] == size:
         return looks[0]
-    total: Any = 0
+    total: Any = None
     for each in looks:
-        total = total + (each.maps if each.maps.shape[-2:] == size else resample(each.maps, size))
+        maps = each.maps if each.maps.shape[-2:] == size else resample(each.maps, size)
+        total = maps if total is None else total.add_(maps)  # in place, since maps may be large
     first = [*wholes[:1], *([] if tiled is None else [tiled])]
     probability = torch.stack([each.scores[0] for each in first]).mean(dim=0)
     others = torch.stack([each.scores[1:] for each in looks]).mean(dim=0)
-    return Look(total / len(looks), torch.cat([probability[None], others]))
+    return Look(total.div_(len(looks)), torch.cat([probability[None], others]))
 
 
 def without_padding(maps: Tensor, image: Tensor) -> Tensor:

@@ -74,6 +74,10 @@ class PoolTokens:
     def add(self, layers: list[Tensor], grid: tuple[int, int], embeddings: Tensor, class_index: Tensor) -> None:
         """Add B images: patch tokens (B, N, D) of each of L layers, image embeddings (B, C), classes (B,)."""
         found = torch.stack(layers, dim=1).half().cpu()
+        if self._patches is not None and grid != self._grid:
+            grids = " and ".join(f"{rows}x{columns}" for rows, columns in (self._grid, grid))
+            msg = f"Expected images of one size in a pool, but got such of {grids} patches. Use resize=squash or pad."
+            raise ValueError(msg)
         if self._patches is None:
             shape = (self._n_images, *found.shape[1:])
             self._patches, self._grid = allocate(shape, self.options.tokens, self._folder, "pool.tokens"), grid

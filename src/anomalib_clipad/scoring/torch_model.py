@@ -169,8 +169,7 @@ class SDPModel(nn.Module):
 
     def _pool_source(self, pool: PoolScores, image: Tensor) -> Source:
         """What other images say of the whole at its first size, which is what they were compared by."""
-        first, size = self.looks.first(image), (image.shape[-2], image.shape[-1])
-        seen = (first.shape[-2], first.shape[-1])
+        seen, size = self.looks.first_size(image), (image.shape[-2], image.shape[-1])
         maps, scores = pool_map(pool, patch_grid(describe_tower(self.visual).patch_size, seen), seen, self.sigma)
         return Source(maps if seen == size else resample(maps, size), scores, pool.known * self.weights.pool)
 

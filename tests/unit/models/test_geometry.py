@@ -3,6 +3,7 @@
 """Arguments of geometry: what they come to, what does not go together, and that every way of use agrees on them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from anomalib.data import Folder, PredictDataset
 from PIL import Image
 
 from anomalib_clipad import SDP
+from anomalib_clipad.data.image_check import ImageCheck
 from tiny import make_engine, sdp
 
 QUIET = {"visualizer": False, "text_cache_dir": False}
@@ -48,6 +50,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({}, (120, 120), ()),
         ({"scales": [120, 240]}, (240, 240), ((120, 120), (240, 240))),
         ({"scales": [120], "image_size": 480}, (480, 480), ((120, 120),)),
+        ({"scales": [[64, 120], 120]}, (120, 120), ((64, 120), (120, 120))),
         ({"tiles": True}, (120, 120), ((120, 120),)),
         ({"tiles": True, "image_size": [500, 901]}, (500, 901), ((120, 120),)),
         ({"tiles": {"size": 240}, "scales": [120, 240]}, (240, 240), ((120, 120), (240, 240))),
@@ -161,3 +164,24 @@ def test_turned_references_of_oblong_photographs(photos):
     model = sdp(class_name="gasket", resize="keep", weights={"text": 0}, **QUIET)
     model.remember(photos / "good", turns=4)
     assert model.evidence("gasket") == "references (4)"
+
+
+def test_how_many_tiles_are_seen_at_once_is_no_setting_of_a_checkpoint(photos, tmp_path):
+    engine = make_engine(tmp_path)
+    engine.predict(sdp(class_name="gasket", tiles={"size": 64}, **QUIET), dataset=PredictDataset(photos / "good"))
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+
+    assert SDP.load(tmp_path / "model.ckpt", tiles={"size": 64, "batch_size": 2}).model.looks.tiles.batch_size == 2
+    with pytest.raises(ValueError, match=r"Expected tiles to be size 64, overlap 0\.25, whole True"):
+        SDP.load(tmp_path / "model.ckpt", tiles={"size": 64, "overlap": 0.5})
+
+
+def test_a_pool_is_of_images_of_one_size(photos):
+    with pytest.raises(ValueError, match="Expected images of one size in a pool, but got such of 9x15 and 15x9"):
+        sdp(class_name="gasket", resize="keep", **QUIET).predict(photos / "good", pool=True)
+
+
+def test_training_in_batches_that_the_host_would_squash_is_refused(photos):
+    loader = SimpleNamespace(batch_size=2, dataset=PredictDataset(photos / "good"))
+    with pytest.raises(ValueError, match="Expected images of one size in batches with resize=keep, but got"):
+        ImageCheck().on_train_start(SimpleNamespace(train_dataloader=loader), sdp(resize="keep", **QUIET))
