@@ -190,7 +190,7 @@ def measure(path: Path, data: SyntheticDefects) -> tuple[float, float]:
     ("geometry", "described"),
     [
         (
-            {"resize": "pad", "image_size": 96, "tiles": {"size": 64}, "scales": [64]},
+            {"resize": "pad", "image_size": 96, "tiles": {"size": 64, "batch_size": 8}, "scales": [64]},
             {"scales": "[[64, 64]]", "tiles": '{"size": 64, "overlap": 0.25, "whole": true, "batch_size": 8}'},
         ),
         ({"resize": "keep", "scales": [64, 120]}, {"scales": "[[64, 64], [120, 120]]", "tiles": "null"}),

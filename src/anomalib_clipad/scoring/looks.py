@@ -41,7 +41,7 @@ class Tiles:
     size: int | None = None
     overlap: float = 0.25
     whole: bool = True
-    batch_size: int = 8
+    batch_size: int = 4
 
     @plain_errors()
     def __post_init__(self) -> None:
