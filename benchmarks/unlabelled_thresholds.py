@@ -87,6 +87,19 @@ def score(model: SDP, data: SyntheticDefects) -> Scores:
     return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
+def score_categories(root: Path, categories: str, **recipe: int) -> dict[str, Scores]:
+    """Score the test images of some categories of ``SyntheticDefects``, drawn by a recipe, with ``clipad-tiny``."""
+    logging.getLogger("anomalib_clipad").setLevel(logging.ERROR)  # one message a pool or draw otherwise
+    model = SDP("clipad-tiny", post_processor=False, evaluator=False, visualizer=False)
+    scores = {}
+    for category in SyntheticDefects(root, categories, **recipe).categories:
+        data = SyntheticDefects(root, [category], **recipe, num_workers=0)
+        data.prepare_data()
+        data.setup()
+        scores[category] = score(model, data)
+    return scores
+
+
 def pools(scores: Scores, size: int, percent: int, number: int) -> Iterator[Scores]:
     """Draw pools in which that many percent of the images are anomalous; none where this is no whole number."""
     anomalous, remainder = divmod(size * percent, 100)
@@ -205,16 +218,8 @@ def main() -> None:
     parser.add_argument("--methods", action="store_true", help="compare with other methods")
     parser.add_argument("--csv", type=Path, help="write one row for each pool")
     arguments = parser.parse_args()
-    logging.getLogger("anomalib_clipad").setLevel(logging.ERROR)  # one message a pool otherwise
     recipe = {"n_train": 1, "n_test_good": arguments.good, "n_test_per_defect": arguments.per_defect}
-    recipe |= {"image_seed": arguments.image_seed, "num_workers": 0}
-    model = SDP("clipad-tiny", post_processor=False, evaluator=False, visualizer=False)
-    scores = {}
-    for category in SyntheticDefects(arguments.root, arguments.categories, **recipe).categories:
-        data = SyntheticDefects(arguments.root, [category], **recipe)
-        data.prepare_data()
-        data.setup()
-        scores[category] = score(model, data)
+    scores = score_categories(arguments.root, arguments.categories, **recipe, image_seed=arguments.image_seed)
     methods = METHODS if arguments.methods else dict(list(METHODS.items())[:2])
     rows = measure(scores, methods, arguments.sizes, arguments.pools)
     if arguments.csv:
