@@ -32,7 +32,8 @@ class Tiles:
         overlap: Share of a tile that its neighbour covers too, from 0 to 0.9; more where tiles would not end with the
             image.
         whole: Whether the whole image is scored too.
-        batch_size: Tiles that the tower sees at once, of one image or several.
+        batch_size: Tiles that the tower sees at once, of one image or several; ``None`` for 2 on a CPU, where more are
+            no faster, and 16 elsewhere.
 
     Raises:
         ValueError: If an argument is not valid.
@@ -41,7 +42,7 @@ class Tiles:
     size: int | None = None
     overlap: float = 0.25
     whole: bool = True
-    batch_size: int = 4
+    batch_size: int | None = None
 
     @plain_errors()
     def __post_init__(self) -> None:
@@ -135,7 +136,8 @@ def tile_batches(image: Tensor, options: Tiles) -> Iterator[tuple[list[tuple[int
     tops, lefts = (tile_starts(side, size, options.overlap) for side in image.shape[-2:])
     places = list(itertools.product(tops, lefts))
     # A graph of any number of images sees all places at once.
-    at_once = len(places) if torch.compiler.is_compiling() else max(1, options.batch_size // len(image))
+    in_flight = options.batch_size or (2 if image.device.type == "cpu" else 16)
+    at_once = len(places) if torch.compiler.is_compiling() else max(1, in_flight // len(image))
     for start in range(0, len(places), at_once):
         part = places[start : start + at_once]
         yield part, torch.cat([image[..., top : top + size, left : left + size] for top, left in part])
