@@ -35,7 +35,7 @@ LAYERS = (
     {"metrics", "post_processing"},
     {"scoring", "data"},
     {"clip"},
-    {"host", "base", "_version"},
+    {"host", "base", "pages", "_version"},
 )
 DEPTH = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}
 HOST = {"anomalib", "lightning"}

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalib_clipad.compare.records import MAX_CURVE_POINTS, Curves
-from anomalib_clipad.metrics.rank_metrics import RankCurve, overlap_weights
+from anomalib_clipad.metrics.rank_metrics import RankCurve, region_overlap
 
 
 def curves_of(
@@ -30,9 +30,7 @@ def curves_of(
     if anomaly_map is not None and gt_mask is not None and gt_mask.any() and not gt_mask.all():
         curve = RankCurve.from_scores(anomaly_map, gt_mask)
         curves["pixel_roc"] = _roc(curve)
-        weights, n_regions = overlap_weights(gt_mask)
-        overlap = np.bincount(curve.position, weights=weights, minlength=len(curve.anomalous)) / n_regions
-        fpr, pro = _thinned(_false_positive_rate(curve), np.cumsum(overlap))
+        fpr, pro = _thinned(_false_positive_rate(curve), region_overlap(curve, gt_mask))
         curves["pro"] = {"fpr": fpr, "pro": pro}
     return curves
 

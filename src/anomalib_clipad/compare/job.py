@@ -127,6 +127,8 @@ class CompareJob(Job):
         datamodule, model = spec.make_datamodule(), spec.make_model()
         evaluator = RecordingEvaluator(test_metrics=make_metrics(reference_pro=spec.reference_pro))
         model.evaluator, model.visualizer = evaluator, None
+        if hasattr(model, "page"):
+            model.page = False  # the comparison has its own
         without_clamp(model)
         # Where the host draws a split at random, all models get the same one, whatever they have drawn before.
         datamodule.seed = spec.seed if datamodule.seed is None else datamodule.seed

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of a user's own on their way to the model, read ahead in threads; broken files are listed, not fatal."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import torch
 from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.pre_processing import PreProcessor
@@ -23,6 +25,8 @@ BATCH_SIZE = 8
 
 THREADS = 8
 """Images read at once, unless told otherwise."""
+
+_PREVIEW_SIDE = 256
 
 
 class ListedImage(NamedTuple):
@@ -42,11 +46,15 @@ class ListedImage(NamedTuple):
 
 
 class ReadImage(NamedTuple):
-    """A listed image that was read: its own height and width, and its transformed pixels (3, H, W)."""
+    """A listed image that was read: its own height and width, and its transformed pixels (3, H, W).
+
+    Of an image in memory there is a small ``preview`` (3, h, w) of uint8, to look at later.
+    """
 
     source: ListedImage
     original_size: tuple[int, int]
     pixels: Tensor
+    preview: Tensor | None = None
 
 
 class SkippedImage(NamedTuple):
@@ -94,7 +102,14 @@ def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> 
         pixels = transform(image) if transform else image
     except UnfitImageError as error:
         return SkippedImage(source, str(error))
-    return ReadImage(source, (image.shape[-2], image.shape[-1]), pixels)
+    preview = None if source.path else _preview(image)
+    return ReadImage(source, (image.shape[-2], image.shape[-1]), pixels, preview)
+
+
+def _preview(image: Tensor) -> Tensor:
+    """Every n-th pixel of an image (3, H, W): fast, and small enough to be kept."""
+    step = math.ceil(max(image.shape[-2:]) / _PREVIEW_SIDE)
+    return (image[:, ::step, ::step] * 255).round().to(torch.uint8)
 
 
 class ImageListDataset(Dataset):

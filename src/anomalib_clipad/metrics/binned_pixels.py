@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from anomalib_clipad.metrics.rank_metrics import RankCurve, area_under_pro, overlap_weights
+from anomalib_clipad.metrics.rank_metrics import RankCurve, overlap_weights
 
 
 class BinnedPixels:
@@ -56,7 +57,6 @@ class BinnedPixels:
         """Return the counts for AUROC, AUPR and F1Max; both classes must have been seen."""
         return RankCurve.from_counts(self.normal, self.anomalous)
 
-    def aupro(self, fpr_limit: float) -> float:
-        """Area under the per-region-overlap curve, see ``rank_metrics.aupro``."""
-        overlap = self.overlap[self.anomalous > 0][::-1] / self.n_regions
-        return area_under_pro(self.curve(), np.cumsum(overlap), fpr_limit)
+    def region_overlap(self) -> NDArray[np.float64]:
+        """Return the mean overlap of all regions at each score of the curve, see ``rank_metrics.region_overlap``."""
+        return np.cumsum(self.overlap[self.anomalous > 0][::-1] / self.n_regions)

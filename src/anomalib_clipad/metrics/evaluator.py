@@ -101,6 +101,7 @@ class CategoryEvaluator(Evaluator):
             self._check_binned()
         self.fields = sorted({field for metric in self.test_metrics for field in metric.fields})
         self.report = MetricsReport(names)
+        self.pro_curves: dict[str, rank_metrics.Drawn] = {}
         self._waiting: dict[str, CategoryBuffer] = {}
         self._pixels: dict[str, BinnedPixels] = {}
         self._done: list[CategoryBuffer] = []  # kept only for the pooled metrics
@@ -108,7 +109,7 @@ class CategoryEvaluator(Evaluator):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget earlier tests and count the images of each category that are to come."""
-        self.report = MetricsReport(self.report.metrics)
+        self.report, self.pro_curves = MetricsReport(self.report.metrics), {}
         self._waiting, self._done, self._expected, self._pixels = {}, [], Counter(), {}
         if world_size() == 1:
             samples = getattr(getattr(trainer.test_dataloaders, "dataset", None), "samples", None)
@@ -152,7 +153,7 @@ class CategoryEvaluator(Evaluator):
         if self.pooled and self._done:
             everything = CategoryBuffer.merge(self._done)
             pixels = None if self.pixel_bins is None else BinnedPixels.merged(list(self._pixels.values()))
-            self.report.pooled = self._evaluate(everything.joined(), "all categories", pixels)
+            self.report.pooled, _ = self._evaluate(everything.joined(), "all categories", pixels)
             self._done = []
         for name, value in self.report.to_log().items():
             self.log(name, value, sync_dist=True)  # all processes hold the same value
@@ -165,7 +166,10 @@ class CategoryEvaluator(Evaluator):
     def _finish(self, category: str) -> None:
         buffer = self._waiting.pop(category)
         pixels = self._pixels.get(category)
-        self.report.add(category, len(buffer), self._evaluate(buffer.joined(), f"category {category!r}", pixels))
+        values, pro = self._evaluate(buffer.joined(), f"category {category!r}", pixels)
+        self.report.add(category, len(buffer), values)
+        if pro is not None:
+            self.pro_curves[category] = pro
         if self.pooled:
             self._done.append(buffer)
 
@@ -185,14 +189,20 @@ class CategoryEvaluator(Evaluator):
             )
             raise ValueError(msg)
 
-    def _evaluate(self, columns: Columns, what: str, pixels: BinnedPixels | None) -> dict[str, float]:
-        """Compute all test metrics of one set of images; undefined ones are NaN and warned of once a reason."""
+    def _evaluate(
+        self, columns: Columns, what: str, pixels: BinnedPixels | None
+    ) -> tuple[dict[str, float], rank_metrics.Drawn | None]:
+        """Compute all test metrics of one set of images, and the curve of AUPRO, where that is among them.
+
+        Undefined ones are NaN and warned of once a reason.
+        """
         data = {field: values for field, values in columns.items() if values is not None}
         # Metrics of the same fields share one look at them, and AUROC, AUPR, F1Max and AUPRO one sort.
         reasons: dict[tuple[str, ...], str | None] = {}
         curves: dict[tuple[str, ...], rank_metrics.RankCurve] = {}
         values: dict[str, float] = {}
         undefined: dict[str, list[str]] = {}
+        pro: rank_metrics.Drawn | None = None
         for metric in self.test_metrics:
             fields = tuple(metric.fields)
             binned = pixels if fields == _PIXEL_FIELDS else None
@@ -203,16 +213,16 @@ class CategoryEvaluator(Evaluator):
                 undefined.setdefault(reason, []).append(metric.name)
                 values[metric.name] = float("nan")
             elif binned is not None:
-                values[metric.name] = _from_curve(metric, binned.curve(), binned)
+                values[metric.name], pro = _from_curve(metric, binned.curve(), binned, pro)
             elif _reads_a_rank_curve(metric):
                 if fields not in curves:
                     curves[fields] = rank_metrics.RankCurve.from_scores(data[fields[0]], data[fields[1]])
-                values[metric.name] = _from_curve(metric, curves[fields], data[fields[1]])
+                values[metric.name], pro = _from_curve(metric, curves[fields], data[fields[1]], pro)
             else:
                 values[metric.name] = _by_the_host(metric, data)
         for reason, names in undefined.items():
             logger.warning("%s undefined for %s: %s. Left out of the mean.", ", ".join(names), what, reason)
-        return values
+        return values, pro
 
 
 def _datamodule(trainer: Trainer) -> Any:  # the attribute only exists where one was passed
@@ -250,11 +260,21 @@ def _reads_a_rank_curve(metric: AnomalibMetric) -> bool:
     return type(metric) in {F1Max, AUPRO}
 
 
-def _from_curve(metric: AnomalibMetric, curve: rank_metrics.RankCurve, regions: torch.Tensor | BinnedPixels) -> float:
+def _from_curve(
+    metric: AnomalibMetric,
+    curve: rank_metrics.RankCurve,
+    regions: torch.Tensor | BinnedPixels,
+    pro: rank_metrics.Drawn | None,
+) -> tuple[float, rank_metrics.Drawn | None]:
+    """Value of a metric; and for a picture the curve that AUPRO is the area of, where this is it."""
     if not isinstance(metric, AUPRO):
-        return _CURVE_FUNCTIONS[type(metric)](curve)
+        return _CURVE_FUNCTIONS[type(metric)](curve), pro
+    if isinstance(regions, BinnedPixels):
+        overlap = regions.region_overlap()
+    else:
+        overlap = rank_metrics.region_overlap(curve, regions)
     limit = float(metric.fpr_limit)
-    return regions.aupro(limit) if isinstance(regions, BinnedPixels) else rank_metrics.aupro(curve, regions, limit)
+    return rank_metrics.area_under_pro(curve, overlap, limit), rank_metrics.draw_pro(curve, overlap, limit)
 
 
 def _by_the_host(metric: AnomalibMetric, data: dict[str, torch.Tensor]) -> float:

@@ -8,11 +8,12 @@ the curves run straight. The values equal the host's up to rounding.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,13 @@ class RankCurve:
         )
 
 
+class Drawn(NamedTuple):
+    """Points (N,) of a curve."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
 def auroc(curve: RankCurve) -> float:
     """Area under the ROC curve: the share of (anomalous, normal) pairs in the right order, ties counting half."""
     right = curve.n_normal - curve.normal_above - 0.5 * curve.normal_ties
@@ -81,9 +89,13 @@ def aupro(curve: RankCurve, masks: torch.Tensor, fpr_limit: float) -> float:
 
     The curve is of the maps and of these masks (B, H, W) or (B, 1, H, W), interpolated linearly at the limit.
     """
+    return area_under_pro(curve, region_overlap(curve, masks), fpr_limit)
+
+
+def region_overlap(curve: RankCurve, masks: torch.Tensor) -> NDArray[np.float64]:
+    """Mean overlap (T,) of all regions of masks (B, H, W) or (B, 1, H, W) with what scores at least each score."""
     weights, n_regions = overlap_weights(masks)
-    overlap = np.bincount(curve.position, weights=weights, minlength=len(curve.anomalous)) / n_regions
-    return area_under_pro(curve, np.cumsum(overlap), fpr_limit)
+    return np.cumsum(np.bincount(curve.position, weights=weights, minlength=len(curve.anomalous)) / n_regions)
 
 
 def overlap_weights(masks: torch.Tensor) -> tuple[NDArray[np.float64], int]:
@@ -114,6 +126,24 @@ def area_under_pro(curve: RankCurve, pro_after: NDArray[np.float64], fpr_limit: 
         at_limit = pro[inside - 1] + share * (pro[inside] - pro[inside - 1])
         fpr, pro = np.append(fpr[:inside], fpr_limit), np.append(pro[:inside], at_limit)
     return float(np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / fpr_limit)
+
+
+def draw_pro(curve: RankCurve, pro_after: NDArray[np.float64], fpr_limit: float) -> Drawn:
+    """False positive rates, 101 up to a limit, and the mean overlap of all regions at them; see :func:`aupro`."""
+    fpr = np.concatenate([[0.0], (curve.normal_above + curve.normal_ties) / curve.n_normal, [1.0]])
+    grid = np.linspace(0, fpr_limit, 101)
+    return Drawn(grid, on_grid(fpr, np.concatenate([[0.0], pro_after, [1.0]]), grid))
+
+
+def on_grid(x: ArrayLike, y: ArrayLike, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a rising curve at given places; where it rises vertically, its upper end.
+
+    Example:
+        >>> on_grid([0.0, 0.0, 1.0], [0.0, 0.5, 1.0], np.array([0.0, 0.5, 1.0])).tolist()
+        [0.5, 0.75, 1.0]
+    """
+    places, first = np.unique(np.asarray(x, dtype=float), return_index=True)
+    return np.interp(grid, places, np.maximum.reduceat(np.asarray(y, dtype=float), first))
 
 
 def _hits_and_alarms(curve: RankCurve) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -28,7 +28,7 @@ from anomalib_clipad.models.collaborators import Collaborators, check_components
 from anomalib_clipad.models.geometry import make_pre_processor
 from anomalib_clipad.post_processing.known_good import KnownGood, check_bound
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
-from anomalib_clipad.prediction.callback import PredictionReport
+from anomalib_clipad.prediction.callback import PredictionReport, ReportOfTest
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
 from anomalib_clipad.prediction.clip_references import ClipReferences
 from anomalib_clipad.prediction.pool_pass import PoolPass
@@ -83,6 +83,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         sigma: float | None,
         evidence: Evidence,
         regions: Regions | bool,
+        page: bool,
         **settings: Any,
     ) -> None:
         """Finish the construction of a model; ``settings`` are arguments of ``SDPModel``."""
@@ -92,7 +93,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         self.class_name = class_name
         self.calibrate_unlabelled = check_bound(calibrate_unlabelled)
         self.references, self.pool, self.known_good, weights = evidence
-        self.regions = Regions.of(regions)
+        self.regions, self.page = Regions.of(regions), page
         visual = collaborators.backbone.model.visual
         scales = {name: getattr(collaborators.backbone, name) for name in ("logit_scale", "map_scale")}
         blur = collaborators.sigma(sigma)
@@ -127,8 +128,9 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         return CategoryVisualizer()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the host's components, a check of the images, the tables of prediction, and what tidies up."""
-        return [*super().configure_callbacks(), ImageCheck(), PoolPass(), PredictionReport(), self.borrowed]
+        """Return the host's components, a check of the images, the tables and pages of runs, and what tidies up."""
+        ours = [ImageCheck(), PoolPass(), PredictionReport(), ReportOfTest(), self.borrowed]
+        return [*super().configure_callbacks(), *ours]
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """No validation where there is no datamodule: the host validates before it predicts on a folder."""

@@ -61,6 +61,7 @@ class SDP(ClipModule, AnomalibModule):
             docs/memory.md.
         regions: Whether prediction reports the connected parts of the mask, in pixels of the image; or ``Regions`` with
             further options. See docs/predict.md.
+        page: Whether tests and predictions write ``report.html``, to look through their images.
         text_cache_dir: Folder where text vectors are kept; ``None`` for the user's cache folder, ``False`` for none.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default, ``CategoryPostProcessor``. Without one
@@ -105,6 +106,7 @@ class SDP(ClipModule, AnomalibModule):
         known_good: KnownGood | str | None = None,
         weights: Weights | dict[str, float] | None = None,
         regions: Regions | bool = True,
+        page: bool = True,
         staged: bool = True,
         architecture_surgery: bool = True,
         feature_surgery: bool = True,
@@ -122,7 +124,7 @@ class SDP(ClipModule, AnomalibModule):
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
         settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
         evidence = Evidence.of(references, pool, known_good, weights, parts.weights("SDP"))
-        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, page, **settings)
 
     @property
     def learning_type(self) -> LearningType:

@@ -105,6 +105,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         known_good: KnownGood | str | None = None,
         weights: Weights | dict[str, float] | None = None,
         regions: Regions | bool = True,
+        page: bool = True,
         learning_rate: float = 1e-4,
         lr_scheduler: LRSchedulerCallable | None = None,
         epochs: int = 5,
@@ -126,7 +127,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
         settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
         evidence = Evidence.of(references, pool, known_good, weights, parts.weights("SDP+"))
-        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, **settings)
+        self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, page, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
         self.token_cache, self.validate_every_epoch = token_cache, validate_every_epoch

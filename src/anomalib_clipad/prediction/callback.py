@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""What ``anomalib predict`` does besides scoring: skip broken files, calibrate without labels, write tables."""
+"""What runs do besides scoring: skip broken files, calibrate without labels, write tables and a page."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -26,6 +26,8 @@ from anomalib_clipad.data.image_loader import (
 )
 from anomalib_clipad.host.prediction import exchange_predict_loaders
 from anomalib_clipad.post_processing.post_processor import calibrate_on
+from anomalib_clipad.prediction.geometry import image_box
+from anomalib_clipad.prediction.page import Gallery, Planes, write_page
 from anomalib_clipad.prediction.pool_pass import run_batches
 from anomalib_clipad.prediction.regions import locate, write_coco
 from anomalib_clipad.prediction.table import (
@@ -43,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class PredictionReport(Callback):
-    """Makes prediction on a user's own images robust, and writes ``predictions.csv`` and ``predictions.jsonl``.
+    """Makes prediction on a user's own images robust, and writes ``predictions.csv``, ``.jsonl`` and ``report.html``.
 
     anomalib reads a folder image by image and stops at the first that is broken. Here files that cannot be read are
     logged, listed in the tables and left out.
@@ -52,6 +54,7 @@ class PredictionReport(Callback):
     def __init__(self) -> None:
         self._rows: list[PredictionRow] = []
         self._listed: dict[str, ListedImage] = {}
+        self._gallery: Gallery | None = None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Exchange the host's loader of a folder for one that survives broken files."""
@@ -64,7 +67,7 @@ class PredictionReport(Callback):
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Calibrate on the images of the run, if the model asks for it."""
-        self._rows = []
+        self._rows, self._gallery = [], _gallery(trainer, pl_module)
         self._listed = {image.path: image for images in _lists(trainer) for image in images.images}
         bound = pl_module.calibrate_unlabelled
         if bound is not False:
@@ -83,19 +86,9 @@ class PredictionReport(Callback):
     ) -> None:
         """Add a post-processed batch to the tables."""
         del trainer, batch, batch_idx, dataloader_idx
-        classes = pl_module.class_index(outputs)
-        images = [
-            self._listed.get(path, ListedImage(path))._replace(class_name=pl_module.class_names[index])
-            for path, index in zip(outputs.image_path or [""] * outputs.batch_size, classes.tolist(), strict=True)
-        ]
-        rows = describe(images, outputs, pl_module.post_processor, classes, pl_module.evidence)
-        options = pl_module.regions
-        sizes = [image_size(image.path) if options and image.path else None for image in images]
-        found = locate(outputs, sizes, engine_transform(pl_module.pre_processor), options)
-        self._rows += [
-            replace(row, original_size=size, regions=regions)
-            for row, size, regions in zip(rows, sizes, found, strict=True)
-        ]
+        paths = outputs.image_path or [""] * outputs.batch_size
+        images = [self._listed.get(path, ListedImage(path)) for path in paths]
+        self._rows += _describe(images, outputs, pl_module, self._gallery)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the tables, in the order of the list, and log which files were skipped."""
@@ -103,6 +96,8 @@ class PredictionReport(Callback):
             row = describe_skipped(image)
             self._rows.append(row if row.class_name else replace(row, class_name=pl_module.class_name))
         self._rows = list(chain.from_iterable(gather(self._rows)))
+        _write_page(trainer, pl_module, self._gallery, [row for row in self._rows if row.error is not None])
+        self._gallery = None
         if trainer.is_global_zero:
             table, _ = write_tables(trainer.default_root_dir, self._rows)
             logger.info("Predictions: %s", table)
@@ -118,6 +113,73 @@ class PredictionReport(Callback):
             msg = f"{skipped} of {len(self._rows)} files could not be read, see {CSV_FILE}. The rest is done."
             raise SystemExit(msg)
         require_readable(self._rows)
+
+
+class ReportOfTest(Callback):
+    """Writes ``report.html`` of a test."""
+
+    def __init__(self) -> None:
+        self._gallery: Gallery | None = None
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Begin a gallery."""
+        self._gallery = _gallery(trainer, pl_module)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: ImageBatch, *args: Any, **kwargs: Any
+    ) -> None:
+        """Add a post-processed batch to the gallery."""
+        del trainer, args, kwargs
+        if self._gallery is None or outputs.image_path is None:
+            return
+        start = len(self._gallery.shown)
+        images = [ListedImage(path, position=start + number) for number, path in enumerate(outputs.image_path)]
+        _describe(images, outputs, pl_module, self._gallery)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the page."""
+        _write_page(trainer, pl_module, self._gallery)
+        self._gallery = None
+
+
+def _describe(
+    images: Sequence[ListedImage], outputs: ImageBatch, module: Any, gallery: Gallery | None
+) -> list[PredictionRow]:
+    """Rows of a post-processed batch, which is added to a gallery."""
+    classes = module.class_index(outputs)
+    named = [
+        image._replace(class_name=module.class_names[index])
+        for image, index in zip(images, classes.tolist(), strict=True)
+    ]
+    rows = describe(named, outputs, module.post_processor, classes, module.evidence)
+    wanted = module.regions or gallery is not None
+    sizes = [image_size(image.path) if wanted and image.path else None for image in images]
+    transform = engine_transform(module.pre_processor)
+    found = locate(outputs, sizes, transform, module.regions)
+    rows = [
+        replace(row, original_size=size, regions=regions) for row, size, regions in zip(rows, sizes, found, strict=True)
+    ]
+    if gallery is not None and outputs.anomaly_map is not None:
+        fields = (getattr(outputs, name) for name in ("anomaly_map", "pred_mask", "gt_mask", "gt_label"))
+        columns = [[None] * len(rows) if values is None else values.cpu() for values in fields]
+        for row, anomaly_map, mask, truth, label in zip(rows, *columns, strict=True):
+            box = None if row.original_size is None else image_box(transform, row.original_size)
+            gallery.add(row, Planes(anomaly_map, mask, truth, box), None if label is None else bool(label))
+    return rows
+
+
+def _gallery(trainer: Trainer, module: Any) -> Gallery | None:
+    return Gallery(trainer.default_root_dir) if module.page else None
+
+
+def _write_page(trainer: Trainer, module: Any, gallery: Gallery | None, skipped: Sequence[PredictionRow] = ()) -> None:
+    """Write the page of all processes; each must call it."""
+    if gallery is None:
+        return
+    joined = Gallery.joined(gather(gallery))
+    if trainer.is_global_zero and (joined.shown or skipped):
+        pro = getattr(module.evaluator, "pro_curves", {})
+        logger.info("Page: %s", write_page(joined, skipped, module.name, pro))
 
 
 def _robust(loader: Any, trainer: Trainer, pl_module: Any) -> Any:

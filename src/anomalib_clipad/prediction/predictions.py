@@ -19,6 +19,7 @@ from anomalib_clipad.data.image_files import ImageLike
 from anomalib_clipad.data.image_list import list_images
 from anomalib_clipad.data.image_loader import ListedImage, ReadImage
 from anomalib_clipad.prediction.geometry import KNOWN, Box, image_box, to_image
+from anomalib_clipad.prediction.page import Gallery, Planes, write_page
 from anomalib_clipad.prediction.regions import Regions, locate, write_coco
 from anomalib_clipad.prediction.table import PredictionRow, describe, ordered, write_tables
 
@@ -40,12 +41,14 @@ class Prediction(PredictionRow):
         box: Where the whole image lies in the map, in pixels; ``None`` where the pre-processor does not tell.
         anomaly_map: (H, W) in [0, 1], at the model's size or at the original one; on the CPU.
         pred_mask: (H, W), true where anomalous; ``None`` where the post-processor decides nothing.
+        preview: Small picture (3, h, w) of uint8 of an image that was in memory, for the page; ``None`` for a file.
     """
 
     original_size: tuple[int, int]
     box: Box | None
     anomaly_map: Tensor = field(repr=False)
     pred_mask: Tensor | None = field(repr=False)
+    preview: Tensor | None = field(repr=False, default=None)
 
     @property
     def pred_score(self) -> float:
@@ -132,14 +135,19 @@ class Predictions(Sequence[Prediction]):
         """Rows of the tables, skipped files among them, in the order given."""
         return ordered([*self._items, *self.skipped])
 
-    def save(self, folder: str | Path, *, coco: bool = False) -> None:
-        """Write ``predictions.csv`` and ``predictions.jsonl``, as ``anomalib predict`` does.
+    def save(self, folder: str | Path, *, coco: bool = False, page: bool = True) -> None:
+        """Write ``predictions.csv``, ``predictions.jsonl`` and ``report.html``, as ``anomalib predict`` does.
 
-        With ``coco`` also ``regions.coco.json``, the boxes of all regions.
+        With ``coco`` also ``regions.coco.json``, the boxes of all regions; without ``page`` no page.
         """
         write_tables(folder, self.rows)
         if coco:
             write_coco(folder, self.rows)
+        if page:
+            gallery = Gallery(folder)
+            for item in self._items:
+                gallery.add(item, Planes(item.anomaly_map, item.pred_mask, box=item.box), preview=item.preview)
+            write_page(gallery, self.skipped)
 
 
 def to_predictions(
@@ -164,8 +172,9 @@ def to_predictions(
             box=boxes[size],
             anomaly_map=anomaly_map,
             pred_mask=mask,
+            preview=image.preview,
         )
-        for row, size, parts, anomaly_map, mask in zip(rows, sizes, found, maps, masks, strict=True)
+        for image, row, size, parts, anomaly_map, mask in zip(images, rows, sizes, found, maps, masks, strict=True)
     ]
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_clipad.compare.records import Images, if_there, read_images
-from anomalib_clipad.compare.report import pictures
 from anomalib_clipad.compare.report.misses import image_errors, pixel_error
 from anomalib_clipad.compare.report.tables import DatasetResults
 from anomalib_clipad.metrics.report import mean_of_known
+from anomalib_clipad.pages import pictures
 
 MAX_PICTURES = 360
 """Pictures of a page; about 10 kB each."""

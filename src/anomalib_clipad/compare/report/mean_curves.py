@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from anomalib_clipad.compare.records import Curves, if_there, read_curves
 from anomalib_clipad.compare.report.tables import DatasetResults
+from anomalib_clipad.metrics.rank_metrics import on_grid
 
 N_POINTS = 101
 
@@ -61,14 +62,3 @@ def mean_curve(
     x = np.linspace(0, kind.x_limit, N_POINTS)
     y = np.mean([on_grid(curve["fpr"], curve[kind.y_key], x) for curve in known], axis=0)
     return MeanCurve(np.concatenate([[0.0], x]), np.concatenate([[0.0], y]), len(known))
-
-
-def on_grid(x: Sequence[float], y: Sequence[float], grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a rising curve at given places; where it rises vertically, its upper end.
-
-    Example:
-        >>> on_grid([0.0, 0.0, 1.0], [0.0, 0.5, 1.0], np.array([0.0, 0.5, 1.0])).tolist()
-        [0.5, 0.75, 1.0]
-    """
-    places, first = np.unique(np.asarray(x, dtype=float), return_index=True)
-    return np.interp(grid, places, np.maximum.reduceat(np.asarray(y, dtype=float), first))

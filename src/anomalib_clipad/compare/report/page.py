@@ -9,15 +9,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from anomalib_clipad.compare.records import Curves
 from anomalib_clipad.compare.report import charts, wording
 from anomalib_clipad.compare.report.differences import Difference
 from anomalib_clipad.compare.report.gallery import MAX_PICTURES, MAX_ROWS, worst_misses
 from anomalib_clipad.compare.report.mean_curves import CURVE_KINDS, CurveKind, mean_curve, read_all
-from anomalib_clipad.compare.report.pictures import colour_bar_uri
 from anomalib_clipad.compare.report.tables import DatasetResults
+from anomalib_clipad.pages.house import templates
+from anomalib_clipad.pages.pictures import colour_bar_uri
 
 _QUALITIES = ("pixel_AUPRO", "image_AUROC")
 """Metrics that speed is held against, where the jobs have them."""
@@ -41,13 +40,7 @@ def page_text(output: Path, results: Sequence[DatasetResults], n_jobs: int, foun
         n_jobs: Number of jobs of the grid, those that have not finished included.
         found: Means beside what was expected of them.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {
         "mean": wording.mean_text,
         "count": wording.count_text,

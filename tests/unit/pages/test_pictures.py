@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_clipad.compare.report import pictures
+from anomalib_clipad.pages import pictures
 
 
 def decode(uri: str) -> np.ndarray:

@@ -1,10 +1,11 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small pictures as data URIs: photographs, masks and anomaly maps."""
+"""Small pictures for pages: photographs, masks and anomaly maps."""
 
 import base64
 import io
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,15 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  
 _OUTLINE = (64, 224, 255)  # a colour that inferno does not have
 
 
-def open_image(path: str) -> Image.Image | None:
-    """Return an image in RGB, reduced to at most ``MAX_SIDE``, or ``None`` where the file is gone or not an image."""
+def open_image(path: str, side: int = MAX_SIDE) -> Image.Image | None:
+    """Return an image in RGB, reduced to at most ``side``, or ``None`` where the file is gone or not an image."""
     try:
         with Image.open(path) as file:
-            file.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # decodes a large JPEG at a fraction of its size
+            file.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction of its size
             image = file.convert("RGB")
     except _UNREADABLE:
         return None
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
     return image
 
 
@@ -64,12 +65,22 @@ def picture_size(image: Image.Image | None, map_size: tuple[int, int]) -> tuple[
 
 def photograph_uri(image: Image.Image) -> str:
     """Return an image as JPEG."""
-    return _uri(image, "JPEG", quality=82)
+    return jpeg_uri(jpeg(image))
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """Encode an image, in colours or grey, as JPEG."""
+    return _encoded(image, "JPEG", quality=82)
+
+
+def jpeg_uri(content: bytes) -> str:
+    """Return the content of a JPEG file as a data URI."""
+    return _uri(content, "JPEG")
 
 
 def mask_uri(mask: NDArray[np.bool_]) -> str:
     """Return a mask as PNG, white on black."""
-    return _uri(Image.fromarray(mask), "PNG", optimize=True)
+    return _uri(_encoded(Image.fromarray(mask), "PNG", optimize=True), "PNG")
 
 
 def map_uri(
@@ -89,15 +100,46 @@ def map_uri(
     pixels = _COLOURS[np.asarray(large)]
     if mask is not None:
         pixels[mask & ~binary_erosion(mask)] = _OUTLINE
-    return _uri(Image.fromarray(pixels), "JPEG", quality=80, subsampling=0)
+    return jpeg_uri(_encoded(Image.fromarray(pixels), "JPEG", quality=80, subsampling=0))
 
 
 def colour_bar_uri() -> str:
     """Return the colours of the maps, dark to bright, as a strip."""
-    return _uri(Image.fromarray(_COLOURS[None]), "PNG", optimize=True)
+    return _uri(_encoded(Image.fromarray(_COLOURS[None]), "PNG", optimize=True), "PNG")
 
 
-def _uri(image: Image.Image, encoding: str, **options: int) -> str:
+def outline(mask: NDArray[np.bool_]) -> str:
+    """Return the borders of a mask's parts and of the holes in them as an SVG path, in pixels of the mask.
+
+    Example:
+        >>> mask = np.zeros((4, 4), dtype=bool)
+        >>> mask[1:3, 1:4] = True
+        >>> outline(mask)
+        'M1.5 1.5L1.5 2.5L3.5 2.5L3.5 1.5Z'
+    """
+    # Without approximation a slanted border takes a point a pixel.
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = [cv2.approxPolyDP(each, 0.6, closed=True)[:, 0] + 0.5 for each in contours]
+    return "".join("M" + "L".join(f"{x:g} {y:g}" for x, y in points) + "Z" for points in polygons)
+
+
+def colour_ramp(low: float, high: float, steps: int = 32) -> list[str]:
+    """Return red, green, blue and opacity of values from 0 to 1 as tables for an SVG filter, ``feComponentTransfer``.
+
+    Values up to ``low`` are dark and transparent, from ``high`` on bright and opaque.
+    """
+    values = np.linspace(0, 1, steps + 1)
+    place = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    colours = _COLOURS[np.rint(255 * place).astype(int)] / 255
+    opacity = np.clip(2 * place, 0, 1)
+    return [" ".join(f"{value:.3g}" for value in channel) for channel in (*colours.T, opacity)]
+
+
+def _encoded(image: Image.Image, encoding: str, **options: int) -> bytes:
     file = io.BytesIO()
     image.save(file, encoding, **options)
-    return f"data:image/{encoding.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return file.getvalue()
+
+
+def _uri(content: bytes, encoding: str) -> str:
+    return f"data:image/{encoding.lower()};base64,{base64.b64encode(content).decode('ascii')}"
