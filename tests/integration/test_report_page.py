@@ -2,79 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a comparison as people see it: opened in a real browser, without a window and without network."""
 
-import io
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Locator
 
 from anomalib_clipad.compare.expected import write_expected
 from anomalib_clipad.compare.report import CSV_FILE, MARKDOWN_FILE, PAGE_FILE, write_report
+from browser import Visit, is_blank
 from comparisons import expectation, failed_job, job, write_comparison
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 COMMAND = Path(sys.executable).with_name("anomalib-clipad")
 HOSTILE = "<b>Patch</b> & \"Core\" {{ 7 * 7 }} <script>alert('x')</script>"
-
-
-class Visit:
-    """A page in a browser, with all that it complains of and all that it asks for."""
-
-    def __init__(self, page: Page, path: Path) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.goto(path.as_uri())
-
-    def all(self, selector: str, script: str) -> list[Any]:
-        """What a script says of each element."""
-        return self.page.eval_on_selector_all(selector, f"elements => elements.map({script})")
-
-    def outside(self) -> list[str]:
-        """Requests for anything that is not the file itself or inside it."""
-        return [url for url in self.requests if not url.startswith(("file:", "data:"))]
-
-    def broken_pictures(self) -> list[str]:
-        self.page.wait_for_function("[...document.images].every(image => image.complete)")
-        return self.all("img", "i => i.naturalWidth > 0 ? null : i.alt + i.src.slice(0, 40)")
-
-    def pixels(self) -> np.ndarray:
-        """What is on the screen, (H, W, 3)."""
-        return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
-
-
-def is_blank(pixels: np.ndarray) -> bool:
-    """Whether hardly any pixel differs from the most common brightness."""
-    brightness = pixels.mean(axis=2).astype(int)
-    return np.mean(brightness == np.bincount(brightness.ravel()).argmax()) > 0.995
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse(f"Expected a browser to look at the page with, but got none of {', '.join(BROWSERS)} on the PATH.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +51,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def visit(browser: Browser, output: Path) -> Iterator[Callable[..., Visit]]:
+def visit(open_page: Callable[..., Visit], output: Path) -> Callable[..., Visit]:
     """Opens a page, that of the comparison by default; options are those of a browser context."""
-    contexts = []
-
-    def open_page(path: Path = output / PAGE_FILE, **options: Any) -> Visit:
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
-        return Visit(contexts[-1].new_page(), path)
-
-    yield open_page
-    for context in contexts:
-        context.close()
+    return lambda path=output / PAGE_FILE, **options: open_page(path, **options)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -91,6 +91,7 @@ class ClipCheckpoint(_Base):
             references=None,
             pool=self.pool is not None and vars(self.pool).copy(),
             known_good=None,
+            labels=None,
             weights=vars(self.model.weights).copy(),
             regions=self.regions is not None and vars(self.regions).copy(),
             tiles=self.model.looks.tiles is not None and vars(self.model.looks.tiles).copy(),

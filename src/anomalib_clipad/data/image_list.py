@@ -15,7 +15,8 @@ from anomalib_clipad.data.categories import UNNAMED
 from anomalib_clipad.data.image_loader import BATCH_SIZE, THREADS, ListedImage, engine_transform, load_images
 from anomalib_clipad.host.prediction import find_images
 
-_PATH, _CLASS_NAME = "path", "class_name"
+_PATH, _CLASS_NAME, _LABEL = "path", "class_name", "label"
+_LABELS = {"good": False, "bad": True}
 
 
 def list_images(path: str | Path, root: str | Path | None = None) -> list[ListedImage]:
@@ -44,6 +45,44 @@ def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedIm
         FileNotFoundError: If there is no such file.
         ValueError: If it is empty or a line is not valid; the message names the line.
     """
+    rows = _read_rows(path)
+    folder = Path(path).parent if root is None else Path(root)
+    images = [_listed(cells, folder, where)._replace(position=position) for position, (where, cells) in enumerate(rows)]
+    repeated = [path for path, times in Counter(image.path for image in images).items() if times > 1]
+    if repeated:
+        msg = f"Expected {path} to list each image once, but got {len(repeated)} more often: {repeated[0]}, …"
+        raise ValueError(msg)
+    if len({image.class_name is None for image in images}) == 2:
+        unnamed = next(image.path for image in images if image.class_name is None)
+        msg = f"Expected {path} to name the class of all images or of none, but got none for {unnamed}."
+        raise ValueError(msg)
+    return images
+
+
+def read_labels(path: str | Path) -> dict[str, bool]:
+    """Read whether each image of a CSV file is bad, from its column ``label`` of the words good and bad.
+
+    Such a file is what the page of a run saves. Paths are those of :func:`read_list`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty or a line is not valid; the message names the line.
+    """
+    labels = {}
+    for where, cells in _read_rows(path):
+        label = cells.get(_LABEL, "").lower()
+        if label not in _LABELS:
+            msg = (
+                f"Expected a label, good or bad, in {where}, but got {label!r}. Write 'path,class_name,label' in the "
+                "first line, and mark images by hand or on the page of a run: what a model said is no label."
+            )
+            raise ValueError(msg)
+        labels[_listed(cells, Path(path).parent, where).path] = _LABELS[label]
+    return labels
+
+
+def _read_rows(path: str | Path) -> list[tuple[str, dict[str, str]]]:
+    """Cells of each line by column, and where the line stands."""
     file_path = Path(path)
     if not file_path.is_file():
         msg = f"Expected a CSV file of images, but found none at {file_path.absolute()}."
@@ -63,23 +102,10 @@ def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedIm
         raise ValueError(msg)
     else:
         columns = [_PATH, _CLASS_NAME]
-    folder = file_path.parent if root is None else Path(root)
-    images = [
-        _listed(dict(zip(columns, cells, strict=False)), folder, f"{file_path}:{line}")._replace(position=position)
-        for position, (line, cells) in enumerate(lines)
-    ]
-    if not images:
+    if not lines:
         msg = f"Expected {file_path} to list images, but it is empty. Write a line 'path,class_name' for each."
         raise ValueError(msg)
-    repeated = [path for path, times in Counter(image.path for image in images).items() if times > 1]
-    if repeated:
-        msg = f"Expected {file_path} to list each image once, but got {len(repeated)} more often: {repeated[0]}, …"
-        raise ValueError(msg)
-    if len({image.class_name is None for image in images}) == 2:
-        unnamed = next(image.path for image in images if image.class_name is None)
-        msg = f"Expected {file_path} to name the class of all images or of none, but got none for {unnamed}."
-        raise ValueError(msg)
-    return images
+    return [(f"{file_path}:{line}", dict(zip(columns, cells, strict=False))) for line, cells in lines]
 
 
 class ImageList(AnomalibDataModule):

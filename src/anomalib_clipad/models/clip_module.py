@@ -29,6 +29,7 @@ from anomalib_clipad.models.geometry import make_pre_processor
 from anomalib_clipad.post_processing.known_good import KnownGood, check_bound
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport, ReportOfTest
+from anomalib_clipad.prediction.clip_calibration import ClipCalibration
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
 from anomalib_clipad.prediction.clip_references import ClipReferences
 from anomalib_clipad.prediction.pool_pass import PoolPass
@@ -48,16 +49,23 @@ class Evidence(NamedTuple):
     references: References | None
     pool: Pool | None
     known_good: KnownGood | None
+    labels: str | None
     weights: Weights
 
     @classmethod
     @plain_errors()
-    def of(cls, references: Any, pool: Any, known_good: Any, weights: Any, default: Weights) -> "Evidence":
+    def of(
+        cls, references: Any, pool: Any, known_good: Any, labels: str | None, weights: Any, default: Weights
+    ) -> "Evidence":
         """Evidence by the user's arguments, with their errors."""
-        return cls(References.of(references), Pool.of(pool), KnownGood.of(known_good), Weights.of(weights, default))
+        good = KnownGood.of(known_good)
+        if labels is not None and good is not None and good.path is not None:
+            msg = "Expected thresholds to be set by labels or by known_good images, but got both. Leave out one."
+            raise ValueError(msg)
+        return cls(References.of(references), Pool.of(pool), good, labels, Weights.of(weights, default))
 
 
-class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
+class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipCalibration, ClipPrediction):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
     The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. It must
@@ -92,7 +100,7 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
         self.collaborators = collaborators
         self.class_name = class_name
         self.calibrate_unlabelled = check_bound(calibrate_unlabelled)
-        self.references, self.pool, self.known_good, weights = evidence
+        self.references, self.pool, self.known_good, self.labels, weights = evidence
         self.regions, self.page = Regions.of(regions), page
         visual = collaborators.backbone.model.visual
         scales = {name: getattr(collaborators.backbone, name) for name in ("logit_scale", "map_scale")}

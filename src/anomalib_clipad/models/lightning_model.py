@@ -57,6 +57,8 @@ class SDP(ClipModule, AnomalibModule):
             further options. See docs/memory.md.
         known_good: Good images to set thresholds by before prediction: a folder or a CSV file, or ``KnownGood`` with
             the share of them that may be flagged. See docs/thresholds.md.
+        labels: Marked images to set thresholds by before prediction: a CSV file of paths, class names and labels, good
+            or bad, as ``report.html`` saves it.
         weights: Weights of the text and of what is put beside it; ``None`` for those of the backbone, see
             docs/memory.md.
         regions: Whether prediction reports the connected parts of the mask, in pixels of the image; or ``Regions`` with
@@ -104,6 +106,7 @@ class SDP(ClipModule, AnomalibModule):
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
         known_good: KnownGood | str | None = None,
+        labels: str | None = None,
         weights: Weights | dict[str, float] | None = None,
         regions: Regions | bool = True,
         page: bool = True,
@@ -123,7 +126,7 @@ class SDP(ClipModule, AnomalibModule):
         super().__init__(parts.pre_processor(pre_processor), post_processor, evaluator, visualizer)
         ablations = {"architecture_surgery": architecture_surgery, "feature_surgery": feature_surgery}
         settings = {"layers": layers, "taps": taps, "staged": staged, **ablations}
-        evidence = Evidence.of(references, pool, known_good, weights, parts.weights("SDP"))
+        evidence = Evidence.of(references, pool, known_good, labels, weights, parts.weights("SDP"))
         self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, page, **settings)
 
     @property

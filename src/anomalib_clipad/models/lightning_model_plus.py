@@ -103,6 +103,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         references: References | dict[str, str] | str | None = None,
         pool: Pool | bool = False,
         known_good: KnownGood | str | None = None,
+        labels: str | None = None,
         weights: Weights | dict[str, float] | None = None,
         regions: Regions | bool = True,
         page: bool = True,
@@ -126,7 +127,7 @@ class SDPPlus(ClipModule, AnomalibModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "42")) if seed is None else seed
         linear_heads, self.heads_metadata = make_heads(parts.backbone, layers, taps, heads, self.seed)
         settings = {"heads": linear_heads, "layers": layers, "taps": taps, "head_weight": head_weight}
-        evidence = Evidence.of(references, pool, known_good, weights, parts.weights("SDP+"))
+        evidence = Evidence.of(references, pool, known_good, labels, weights, parts.weights("SDP+"))
         self._build(parts, class_name, calibrate_unlabelled, sigma, evidence, regions, page, **settings)
         self.has_heads = heads is not None
         self.learning_rate, self.lr_scheduler, self.epochs = learning_rate, lr_scheduler, epochs
@@ -203,7 +204,6 @@ class SDPPlus(ClipModule, AnomalibModule):
         Raises:
             RuntimeError: If the loss is not finite; the message names the images.
         """
-        del batch_idx
         patches = batch.patches if isinstance(batch, TokenBatch) else self.model.tapped_patches(batch.image)
         mask = batch.gt_mask
         maps = self.model.logit_maps(patches, (mask.shape[-2], mask.shape[-1]), self.class_index(batch))
@@ -217,9 +217,8 @@ class SDPPlus(ClipModule, AnomalibModule):
             )
             raise RuntimeError(msg)
         parts = {"train_focal": loss.focal.sum(), "train_dice": loss.dice.sum()}
-        size = batch.batch_size
-        self.log("train_loss", total, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
-        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=size)
+        self.log("train_loss", total, prog_bar=True, on_step=True, on_epoch=True, batch_size=batch.batch_size)
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=batch.batch_size)
         return total
 
     def on_fit_end(self) -> None:

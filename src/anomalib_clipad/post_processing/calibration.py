@@ -134,15 +134,19 @@ class CategoryStatistics:
         return scores
 
     def calibration(self, class_name: str | None = None) -> Calibration:
-        """Ranges of all images seen, and the thresholds of highest F1 where labels and masks were given."""
+        """Ranges of all images seen, and the thresholds of highest F1 where labels, or labels and masks, were given."""
         unit = unit_calibration()
         probability, maximum = self.scores(class_name)
         score_ranges = torch.stack([usable_range(probability), usable_range(maximum)])
         fused = fuse(probability, maximum, score_ranges)
         labels = torch.cat(self.labels) if self.labels else torch.empty(0)
-        image_threshold = best_threshold(fused, labels) if len(labels) == len(fused) else unit.image_threshold
+        labelled = len(labels) == len(fused)
+        image_threshold = best_threshold(fused, labels) if labelled else unit.image_threshold
         pixel_range = torch.tensor(self.pixel_range)
-        pixel_threshold = self._pixel_threshold() if self.pixel_counts.any() else pixel_range.mean()
+        if self.pixel_counts.any():
+            pixel_threshold = self._pixel_threshold()
+        else:  # of maps without masks what tells is their maximum
+            pixel_threshold = best_threshold(maximum, labels) if labelled else pixel_range.mean()
         return Calibration(score_ranges, image_threshold, pixel_range, pixel_threshold.clamp(*pixel_range))
 
     def _pixel_threshold(self) -> Tensor:

@@ -138,6 +138,13 @@ def calibrate_labelled(
     """Calibrate a category by labelled images; where all of them are normal, as by good ones, if they are enough."""
     labels = torch.cat(statistics.labels) if statistics.labels else torch.ones(1)
     if labels.any():
+        if labels.all():
+            logger.warning(
+                "Expected normal images%s to set a threshold by, but got %d anomalous ones only: it is their lowest "
+                "score. Add some normal ones.",
+                f" of {class_name}" if class_name is not None else "",
+                len(labels),
+            )
         return statistics.calibration(class_name)
     if len(labels) >= options.least_images:
         return calibrate_known_good(statistics, options, class_name)

@@ -3,7 +3,7 @@
 """Post-processing per category: image score fusion, normalisation and thresholds that validation calibrates."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
@@ -118,7 +118,7 @@ class CategoryPostProcessor(PostProcessor):
         """Forget what was observed so far."""
         self._statistics = {}
 
-    def observe(self, predictions: ImageBatch | InferenceBatch, class_index: Tensor) -> None:
+    def observe(self, predictions: "ImageBatch | InferenceBatch | LabelledScores", class_index: Tensor) -> None:
         """Add B raw predictions, with labels and masks where known, to the statistics of their classes (B,)."""
         truth = [getattr(predictions, name, None) for name in ("gt_label", "gt_mask")]
         for index in class_index.unique().tolist():
@@ -213,15 +213,25 @@ class CategoryPostProcessor(PostProcessor):
         return Calibration(*(getattr(self, name)[chosen] for name in _BUFFERS[:-1]))
 
 
+class LabelledScores(NamedTuple):
+    """Raw predictions of B images and whether each is anomalous: (B,), (B, H, W) and (B,)."""
+
+    pred_score: Tensor
+    anomaly_map: Tensor
+    gt_label: Tensor
+
+
 def calibrate_on(
     module: Any,
-    scored: Iterable[tuple[ImageBatch | InferenceBatch, Tensor]],
+    scored: Iterable[tuple[ImageBatch | InferenceBatch | LabelledScores, Tensor]],
     known_good: KnownGood | None = None,
     false_alarms: float | None = None,
+    *,
+    labelled: bool = False,
 ) -> None:
     """Calibrate SDP or SDP+ on batches of raw predictions, each with the classes of its images (B,).
 
-    They have no labels, and there may be a bound on ``false_alarms``; or they are ``known_good``.
+    They have no labels, and there may be a bound on ``false_alarms``; or they are ``known_good``, or ``labelled``.
     """
     post_processor = module.post_processor
     if not isinstance(post_processor, CategoryPostProcessor):
@@ -235,7 +245,11 @@ def calibrate_on(
         post_processor.observe(raw, class_index)
     good = known_good is not None
     post_processor.calibrate_observed(
-        module.class_names, unlabelled=not good, known_good=good, good_options=known_good, false_alarms=false_alarms
+        module.class_names,
+        unlabelled=not good and not labelled,
+        known_good=good,
+        good_options=known_good,
+        false_alarms=false_alarms,
     )
 
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction and calibration from Python, and what class an image is of."""
+"""Prediction from Python, and what class an image is of."""
 
 import logging
 import threading
@@ -19,8 +19,7 @@ from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.categories import UNNAMED, image_categories
 from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, ReadImage, engine_transform, read_ahead
 from anomalib_clipad.host.trainer import attached_trainer
-from anomalib_clipad.post_processing.known_good import KnownGood
-from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, calibrate_on, post_process
+from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, Prediction, Predictions, by_size, in_batches, to_predictions
 from anomalib_clipad.prediction.regions import Regions
@@ -34,8 +33,6 @@ _GROWING = threading.Lock()
 """Held while names, text vectors and calibrations grow together. Of all models: one's own could not be copied."""
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from anomalib.models.components import AnomalibModule as _Base
 else:
     _Base = object
@@ -52,9 +49,7 @@ class ClipPrediction(_Base):
     collaborators: Any
     evidence: Callable[[str], str]
     add_to_pool: Callable[[PoolTokens, Tensor, Tensor], None]
-    known_good: KnownGood | None
     regions: Regions | None
-    _calibrated: bool = False
     pool: Pool | None
     pooled: PooledRun | None
     loaded_classes: tuple[str, ...] = ()
@@ -113,56 +108,6 @@ class ClipPrediction(_Base):
             transform = engine_transform(self.pre_processor)
             found += to_predictions(read, transform, outputs, self.post_processor, classes, self.evidence, self.regions)
         return Predictions(sorted(found, key=attrgetter("position")), skipped)
-
-    @torch.no_grad()
-    def calibrate(
-        self,
-        images: Images,
-        class_name: str | Sequence[str] | None = None,
-        batch_size: int = BATCH_SIZE,
-        *,
-        pool: Pool | bool | None = None,
-        known_good: bool = False,
-        false_alarms: float | None = None,
-        confidence: float = KnownGood.confidence,
-    ) -> "Self":
-        """Set ranges and thresholds of each class from images without labels, see docs/thresholds.md.
-
-        Arguments and errors are those of :meth:`predict`, and:
-
-        Args:
-            images: See there.
-            class_name: See there.
-            batch_size: See there.
-            pool: See there.
-            known_good: Whether all images are good: thresholds are such that at most the share ``false_alarms`` of them
-                is flagged, and the log says what that means for new ones. An image that the model remembers as a
-                reference is not compared with itself.
-            false_alarms: Share of good images that may be flagged, above 0 and below 1; ``None`` for 0.02 of known good
-                ones and, of unlabelled ones, for no bound.
-            confidence: Confidence of what the log says of new ones.
-
-        Returns:
-            The model.
-
-        Raises:
-            ValueError: If there are too few good images for the share of false alarms; the message says how many it
-                takes.
-        """
-        options = KnownGood(None, KnownGood.false_alarms if false_alarms is None else false_alarms, confidence)
-        good = options if known_good else None
-        scored = self._score_images(images, class_name, batch_size, [], pool, left_out=known_good)
-        calibrate_on(self, ((raw, classes) for _, classes, raw in scored), good, false_alarms)
-        return self
-
-    def calibrate_given(self) -> None:
-        """Calibrate on the good images that the constructor was given, once."""
-        good = self.known_good
-        if good is None or good.path is None or self._calibrated:
-            return
-        self._calibrated = True
-        logger.info("Calibrating on good images: %s", good.path)
-        self.calibrate(good.path, known_good=True, false_alarms=good.false_alarms, confidence=good.confidence)
 
     def class_index(self, batch: ImageBatch) -> Tensor:
         """Tell the class of each image of a batch.

@@ -92,6 +92,7 @@ const choose = () => {
   chosen.sort((a, b) => key(a) - key(b) || a.i - b.i);
   at("gallery").replaceChildren();
   drawn = 0;
+  draw();
   watch();
   at("shown").textContent = `${chosen.length} of ${images.length} images`;
 };
@@ -177,7 +178,7 @@ const curves = () => {
     const mixed = new Set(known.map((image) => image.c)).size > 1 ? ", classes together" : "";
     found.push(chart(`Image ROC${mixed}: area ${(100 * area).toFixed(1)}\u00a0%`, x, y, 1, true));
   }
-  const measured = Object.entries(run.pro).filter(([name]) => ["", "all", name].includes(at("class").value) || name === "all");
+  const measured = Object.entries(run.pro).filter(([name]) => !at("class").value || name === at("class").value || name === "all");
   if (measured.length) {
     const x = measured[0][1][0];
     const y = x.map((_, index) => measured.reduce((sum, [, curve]) => sum + curve[1][index], 0) / measured.length);
