@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of a user's own on their way to the model, read ahead in threads; broken files are listed, not fatal."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.pre_processing import PreProcessor
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize, Transform
 
@@ -48,7 +48,7 @@ class ListedImage(NamedTuple):
 class ReadImage(NamedTuple):
     """A listed image that was read: its own height and width, and its transformed pixels (3, H, W).
 
-    Of an image in memory there is a small ``preview`` (3, h, w) of uint8, to look at later.
+    Of an image in memory, and where they are asked for, there is a small ``preview`` (3, h, w) of uint8.
     """
 
     source: ListedImage
@@ -65,7 +65,11 @@ class SkippedImage(NamedTuple):
 
 
 def read_ahead(
-    batches: Iterable[Sequence[ListedImage]], transform: Callable[[Tensor], Tensor] | None, threads: int = THREADS
+    batches: Iterable[Sequence[ListedImage]],
+    transform: Callable[[Tensor], Tensor] | None,
+    threads: int = THREADS,
+    *,
+    previews: bool = False,
 ) -> Iterator[tuple[list[ReadImage], list[SkippedImage]]]:
     """Read batches of images in threads and transform each, while the batch before them is in use.
 
@@ -83,14 +87,16 @@ def read_ahead(
 
     with ThreadPoolExecutor(threads) as pool:
         for batch in batches:
-            ahead.append([pool.submit(_read, image, transform) for image in batch])
+            ahead.append([pool.submit(_read, image, transform, previews) for image in batch])
             if len(ahead) > 1:
                 yield first()
         if ahead:
             yield first()
 
 
-def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> ReadImage | SkippedImage:
+def _read(
+    source: ListedImage, transform: Callable[[Tensor], Tensor] | None, previews: bool
+) -> ReadImage | SkippedImage:
     try:
         image = read_image(source.path) if source.path else as_tensor(source.image).cpu()
     except (OSError, TypeError, ValueError) as error:
@@ -102,23 +108,31 @@ def _read(source: ListedImage, transform: Callable[[Tensor], Tensor] | None) -> 
         pixels = transform(image) if transform else image
     except UnfitImageError as error:
         return SkippedImage(source, str(error))
-    preview = None if source.path else _preview(image)
+    preview = small(image) if previews or not source.path else None
     return ReadImage(source, (image.shape[-2], image.shape[-1]), pixels, preview)
 
 
-def _preview(image: Tensor) -> Tensor:
-    """Every n-th pixel of an image (3, H, W): fast, and small enough to be kept."""
-    step = math.ceil(max(image.shape[-2:]) / _PREVIEW_SIDE)
-    return (image[:, ::step, ::step] * 255).round().to(torch.uint8)
+def small(image: Tensor) -> Tensor:
+    """An image (3, H, W) in [0, 1] as uint8, of at most about 256 pixels a side."""
+    step = max(1, round(max(image.shape[-2:]) / _PREVIEW_SIDE))
+    steps = tuple(min(step, side) for side in image.shape[-2:])
+    reduced = image if step == 1 else functional.avg_pool2d(image, steps)
+    return (reduced * 255).round().to(torch.uint8)
 
 
 class ImageListDataset(Dataset):
-    """Listed images for a :class:`ReadableLoader`; ``skipped`` are those that could not be read so far, by path."""
+    """Listed images for a :class:`ReadableLoader`; ``skipped`` are those that could not be read so far, by path.
+
+    With ``keep_previews`` there are small ``previews`` (3, h, w) of those that were read, by path, to be taken away.
+    """
+
+    keep_previews = False
 
     def __init__(self, images: Sequence[ListedImage], transform: Transform | None = None) -> None:
         self.images = list(images)
         self.transform = transform
         self.skipped: dict[str, SkippedImage] = {}
+        self.previews: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -131,8 +145,10 @@ class ReadableLoader(DataLoader):
 
     def __iter__(self) -> Iterator[ImageBatch]:  # type: ignore[override]
         batches = ([self.dataset.images[index] for index in batch] for batch in self.batch_sampler or ())
-        for read, skipped in read_ahead(batches, self.dataset.transform, max(1, self.num_workers)):
-            self.dataset.skipped |= {image.source.path: image for image in skipped}
+        dataset, threads = self.dataset, max(1, self.num_workers)
+        for read, skipped in read_ahead(batches, dataset.transform, threads, previews=dataset.keep_previews):
+            dataset.skipped |= {image.source.path: image for image in skipped}
+            dataset.previews |= {image.source.path: image.preview for image in read if image.preview is not None}
             if read:
                 yield ImageBatch.collate(
                     [ImageItem(image=image.pixels, image_path=image.source.path) for image in read]

@@ -9,7 +9,7 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.ndimage import binary_erosion
 
 MAX_SIDE = 176
@@ -30,6 +30,15 @@ def open_image(path: str, side: int = MAX_SIDE) -> Image.Image | None:
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
     return image
+
+
+def is_upright(path: str) -> bool:
+    """Whether an image is shown by browsers as it is stored, not turned by its EXIF orientation."""
+    try:
+        with Image.open(path) as file:
+            return file.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    except _UNREADABLE:
+        return False
 
 
 def open_mask(path: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:

@@ -3,9 +3,10 @@
 """What runs do besides scoring: skip broken files, calibrate without labels, write tables and a page."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from anomalib.data import ImageBatch, PredictDataset
@@ -74,6 +75,8 @@ class PredictionReport(Callback):
             logger.info("Calibrating on the images of this run, without labels.")
             false_alarms = None if bound is True else bound
             calibrate_on(pl_module, _score(trainer, pl_module), false_alarms=false_alarms)
+        for listed in _lists(trainer):  # read once for the scores, and not again for the page
+            listed.keep_previews = self._gallery is not None
 
     def on_predict_batch_end(
         self,
@@ -85,10 +88,13 @@ class PredictionReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a post-processed batch to the tables."""
-        del trainer, batch, batch_idx, dataloader_idx
+        del batch, batch_idx, dataloader_idx
         paths = outputs.image_path or [""] * outputs.batch_size
         images = [self._listed.get(path, ListedImage(path)) for path in paths]
-        self._rows += _describe(images, outputs, pl_module, self._gallery)
+        previews: dict[str, Tensor] = {}
+        for listed in _lists(trainer):
+            previews |= {path: listed.previews.pop(path) for path in paths if path in listed.previews}
+        self._rows += _describe(images, outputs, pl_module, self._gallery, previews)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the tables, in the order of the list, and log which files were skipped."""
@@ -143,9 +149,13 @@ class ReportOfTest(Callback):
 
 
 def _describe(
-    images: Sequence[ListedImage], outputs: ImageBatch, module: Any, gallery: Gallery | None
+    images: Sequence[ListedImage],
+    outputs: ImageBatch,
+    module: Any,
+    gallery: Gallery | None,
+    previews: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> list[PredictionRow]:
-    """Rows of a post-processed batch, which is added to a gallery."""
+    """Rows of a post-processed batch, which is added to a gallery; ``previews`` by path are small pictures of it."""
     classes = module.class_index(outputs)
     named = [
         image._replace(class_name=module.class_names[index])
@@ -164,7 +174,8 @@ def _describe(
         columns = [[None] * len(rows) if values is None else values.cpu() for values in fields]
         for row, anomaly_map, mask, truth, label in zip(rows, *columns, strict=True):
             box = None if row.original_size is None else image_box(transform, row.original_size)
-            gallery.add(row, Planes(anomaly_map, mask, truth, box), None if label is None else bool(label))
+            planes = Planes(anomaly_map, mask, truth, box)
+            gallery.add(row, planes, None if label is None else bool(label), previews.get(row.path))
     return rows
 
 

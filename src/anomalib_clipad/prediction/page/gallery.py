@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
-from anomalib_clipad.pages.pictures import jpeg, jpeg_uri, open_image, outline
+from anomalib_clipad.pages.pictures import is_upright, jpeg, jpeg_uri, open_image, outline
 from anomalib_clipad.prediction.geometry import Box, to_image
 from anomalib_clipad.prediction.table import PredictionRow
 
@@ -91,7 +91,7 @@ class Gallery:
     def add(
         self, row: PredictionRow, planes: Planes, anomalous: bool | None = None, preview: Tensor | None = None
     ) -> None:
-        """Add an image; ``preview`` is a small uint8 picture (3, h, w) of one that comes from memory."""
+        """Add an image; ``preview`` is a small uint8 picture (3, h, w) of it, where its file need not be read again."""
         photo = open_image(row.path, _SIDE) if preview is None else Image.fromarray(preview.permute(1, 2, 0).numpy())
         size = _fitted(planes.anomaly_map.shape[-2:] if photo is None else (photo.height, photo.width), _SIDE)
         values = planes.at(planes.anomaly_map, _fitted(size, _MAP_SIDE)).clip(0, 1)
@@ -102,7 +102,7 @@ class Gallery:
             for plane in (planes.mask, planes.truth)
         )
         heat = jpeg(Image.fromarray(np.rint(255 * values).astype(np.uint8)))
-        upright = photo is not None and photo.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        upright = bool(row.path) and is_upright(row.path)
         small = None if photo is None else jpeg(photo)
         self.shown.append(Shown(row, anomalous, size, small, heat, mask, truth, upright))
         self._held += 1
