@@ -28,7 +28,7 @@ PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart compare real paper bench test test-lowest setup lint types pytest pytest-openclip2 format constraints clean
+.PHONY: help quickstart compare real paper bench docs test test-lowest setup lint types pytest pytest-openclip2 format constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -49,6 +49,9 @@ paper: $(READY_OPENCLIP2) ## the paper's figures beside measured ones, on MVTec 
 
 bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 30 minutes
 	$(VENV)/bin/python -W ignore -m benchmarks.performance --output docs/performance.md $(BENCH_ARGS)
+
+docs: $(READY) ## build the documentation site, site/index.html; it opens without a server or network
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
 
@@ -116,5 +119,5 @@ constraints: $(UV) ## pin the newest versions in the constraints files
 		--extra real --output-file constraints-openclip2.txt > /dev/null
 
 clean: ## remove the environments, caches and builds
-	rm -rf $(VENV) $(VENV_OPENCLIP2) $(VENV_LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_OPENCLIP2) $(VENV_LOWEST) build dist site .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

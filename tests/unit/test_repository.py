@@ -15,9 +15,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+import anomalib_clipad
 from anomalib_clipad._version import __version__
 
 if sys.version_info >= (3, 11):
@@ -122,7 +124,11 @@ def wrong_pins(requirements: Iterable[str], constraints: str) -> list[str]:
 
 
 def paths_that_are_not_public(text: str) -> list[str]:
-    """Modules of this package that a reader is told to use; only what ``anomalib_clipad`` itself exports is public."""
+    """Modules of this package that a reader is told to use; only what ``anomalib_clipad`` itself exports is public.
+
+    Directives of the API page, ``:::``, are no text: they name where a docstring lies.
+    """
+    text = re.sub(r"^::: .*$", "", text, flags=re.MULTILINE)
     return re.findall(r"anomalib_clipad\.[a-z_]\w*\.\w+|from anomalib_clipad\.\w+ import", text)
 
 
@@ -256,6 +262,21 @@ def test_version_has_one_source() -> None:
     assert re.findall(r"^## \[(\d.*?)\]", changelog, flags=re.MULTILINE)[0] == __version__
 
 
+def test_the_citation_names_this_version_and_the_paper(texts: dict[str, str]) -> None:
+    citation = yaml.safe_load(texts["CITATION.cff"])
+    assert citation["version"] == __version__
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project()["authors"]]
+    assert citation["license"] == project()["license"]
+    (paper,) = citation["references"]
+    assert paper["url"] in texts["README.md"]
+    assert len(paper["authors"]) == 8
+
+
+def test_the_api_page_holds_every_public_name(texts: dict[str, str]) -> None:
+    documented = re.findall(r"^::: anomalib_clipad\.(\w+)$", texts["docs/api.md"], flags=re.MULTILINE)
+    assert set(documented) == set(anomalib_clipad.__all__) - {"__version__"}
+
+
 def test_sources_carry_the_licence(texts: dict[str, str]) -> None:
     sources = {name: text for name, text in texts.items() if name.endswith(".py") and text}
     assert "src/anomalib_clipad/_version.py" in sources
@@ -277,6 +298,9 @@ def test_guard_of_public_names_can_fail() -> None:
     source = '"""Module anomalib_clipad.clip.prompts."""\nmsg = f"Call anomalib_clipad.clip.backbone.x({1})."\n'
     assert paths_that_are_not_public(messages(source)) == ["anomalib_clipad.clip.backbone"]
     assert paths_that_are_not_public("from anomalib_clipad.metrics import ReferencePRO")
+    assert paths_that_are_not_public("::: anomalib_clipad.data.x\nSee anomalib_clipad.data.x") == [
+        "anomalib_clipad.data.x"
+    ]
     assert not paths_that_are_not_public("class_path: anomalib_clipad.SDP; python -m anomalib_clipad.quickstart")
 
 
