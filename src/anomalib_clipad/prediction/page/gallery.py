@@ -119,6 +119,11 @@ class Gallery:
                 self.shown[index] = replace(each, photo=self._stored(each.photo), heat=self._stored(each.heat))
         self._held = 0
 
+    def settle(self) -> None:
+        """Let all pictures be in the page, or all in ``FOLDER``."""
+        if len(self.shown) > EMBEDDED:
+            self.unload()
+
     def remove_unused(self) -> None:
         """Remove the pictures of earlier pages from ``FOLDER``."""
         folder = self.folder / FOLDER
@@ -147,8 +152,6 @@ class Gallery:
         for position, each in enumerate(each for part in parts for each in part.shown):
             by_path.setdefault(each.row.path or f"{position}", each)
         whole.shown = list(by_path.values())
-        if len(whole.shown) > EMBEDDED or any(isinstance(each.heat, str) for each in whole.shown):
-            whole.unload()
         return whole
 
     def _stored(self, content: bytes | str | None) -> str | None:

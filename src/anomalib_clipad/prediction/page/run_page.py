@@ -42,6 +42,7 @@ def write_page(
     Returns:
         Its path.
     """
+    gallery.settle()
     path = gallery.folder / PAGE_FILE
     shown = sorted(gallery.shown, key=lambda each: each.row.position)
     rows = [each.row for each in shown]
