@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2] / "src" / PACKAGE
 # Top first. A unit is a module or subpackage directly inside the package; it imports only units of lower layers.
 LAYERS = (
     {"cli", "quickstart"},
-    {"compare"},
+    {"compare", "scale"},
     {"__init__"},
     {"models"},
     {"prediction", "training"},
