@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +42,15 @@ class ModelScorer:
             rows = self.model.predict(paths, names, self.batch_size).rows
         except OSError:  # none of them could be read
             read = read_ahead([list(images)], None)
-            rows = [describe_skipped(each) for _, skipped in read for each in skipped]
-        return [replace(row, position=images[row.position].position) for row in rows]
+            return ordered(describe_skipped(each) for _, skipped in read for each in skipped)
+        # Rows alone: maps would travel and be kept.
+        return [_row_of(row, images[row.position].position) for row in rows]
+
+
+def _row_of(row: PredictionRow, position: int) -> PredictionRow:
+    return PredictionRow(
+        **{each.name: getattr(row, each.name) for each in fields(PredictionRow)} | {"position": position}
+    )
 
 
 @dataclass(frozen=True)
