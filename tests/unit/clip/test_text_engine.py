@@ -13,7 +13,7 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from anomalib_clipad.clip import text_engine
+from anomalib_clipad.clip import prompt_encoder
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.representative import STRATEGIES, select_representative
 from anomalib_clipad.clip.text_engine import TextEngine
@@ -46,8 +46,8 @@ def encoded(monkeypatch):
         batches.append(len(tokens))
         return encode_tokens(model, tokens)
 
-    encode_tokens = text_engine.encode_tokens
-    monkeypatch.setattr(text_engine, "encode_tokens", observed)
+    encode_tokens = prompt_encoder.encode_tokens
+    monkeypatch.setattr(prompt_encoder, "encode_tokens", observed)
     return batches
 
 
@@ -87,7 +87,7 @@ class TestTextEmbeddings:
     def test_batch_size_does_not_matter_and_the_order_is_kept(self, backbone, encoded, batch_size):
         engine = TextEngine(backbone, PROMPTS, cache_dir=False, batch_size=batch_size)
         normal, anomalous = PROMPTS.prompts("nut")
-        embeddings = engine._encode(normal + anomalous, "nut")
+        embeddings = engine.encoder.encode(normal + anomalous, "nut")
         torch.testing.assert_close(embeddings, one_by_one(backbone.model, normal + anomalous), atol=1e-5, rtol=0)
         assert sum(encoded) == 20
         assert max(encoded) == min(batch_size, 20)
@@ -231,8 +231,8 @@ class TestProgress:
             time.sleep(0.15)  # tqdm redraws at most every 0.1 s
             return torch.eye(len(tokens), 16)
 
-        monkeypatch.setattr(text_engine, "encode_tokens", slow)
-        monkeypatch.setattr(text_engine, "_PROGRESS_DELAY_S", 0.1)
+        monkeypatch.setattr(prompt_encoder, "encode_tokens", slow)
+        monkeypatch.setattr(prompt_encoder, "_PROGRESS_DELAY_S", 0.1)
         TextEngine(backbone, PROMPTS, "mean", cache_dir=False, batch_size=10).text_embeddings("metal_nut")
         assert "Encoding prompts for 'metal nut'" in capsys.readouterr().err
 
