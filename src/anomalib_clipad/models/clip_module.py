@@ -29,6 +29,7 @@ from anomalib_clipad.models.geometry import make_pre_processor
 from anomalib_clipad.post_processing.known_good import KnownGood, check_bound
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport
+from anomalib_clipad.prediction.clip_encoding import ClipEncoding
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
 from anomalib_clipad.prediction.clip_references import ClipReferences
 from anomalib_clipad.prediction.pool_pass import PoolPass
@@ -57,7 +58,7 @@ class Evidence(NamedTuple):
         return cls(References.of(references), Pool.of(pool), KnownGood.of(known_good), Weights.of(weights, default))
 
 
-class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipPrediction):
+class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipEncoding, ClipPrediction):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
     The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. It must
