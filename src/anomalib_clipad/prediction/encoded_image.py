@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -103,7 +103,7 @@ class EncodedImage:
 
     def _words(self, normal: Sequence[str] | None, anomalous: Sequence[str] | None) -> PromptEnsemble:
         own: PromptEnsemble = self._clipad.collaborators.text_engine.prompts
-        given = {"normal_states": normal, "anomalous_states": anomalous}
+        given: dict[str, Any] = {"normal_states": normal, "anomalous_states": anomalous}
         return replace(own, **{key: states for key, states in given.items() if states is not None})
 
     def _criteria(self, name: str, words: PromptEnsemble, references: Sequence["EncodedImage"] | None) -> "_Criteria":

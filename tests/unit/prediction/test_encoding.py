@@ -114,12 +114,14 @@ def test_words_that_are_tried_leave_nothing_behind(tmp_path):
 
     assert clipad.class_names == ["nut"]
     assert sorted(tmp_path.iterdir()) == files
-    assert tensors(clipad).keys() == state.keys()
-    assert all(torch.equal(value, state[key]) for key, value in tensors(clipad).items())
+    # The host's own ranges, which nobody uses, are NaN.
+    torch.testing.assert_close(tensors(clipad), state, atol=0, rtol=0, equal_nan=True)
 
 
 def tensors(clipad: SDP) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in clipad.state_dict().items() if isinstance(value, torch.Tensor)}
+    """What a model learns from images and words."""
+    grown = ("model.texts", "model.memory", "post_processor")
+    return {key: value for key, value in clipad.state_dict().items() if key.startswith(grown)}
 
 
 @pytest.fixture
