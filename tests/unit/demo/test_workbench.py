@@ -14,6 +14,7 @@ from anomalib_clipad.demo.page import describe, readable
 from anomalib_clipad.demo.pictures import overlay, thumbnail
 from anomalib_clipad.demo.samples import draw_samples, list_samples
 from anomalib_clipad.demo.workbench import Workbench, split_states
+from anomalib_clipad.prediction.regions import Region
 from tiny import make_engine, sdp, sdp_plus
 
 STATES = ("perfect {}\n\n {} without flaw ", "torn {}, {} with a burr")
@@ -121,10 +122,12 @@ def test_the_map_lies_over_the_photograph(bench, tmp_path, side):
     np.testing.assert_allclose(over[highest], np.array(colormaps["turbo"](1.0))[:3] * 255, atol=12)
     np.testing.assert_allclose(over[lowest], plain[lowest], atol=6)
 
-    boxed = np.asarray(overlay(path, prediction, 0.0, prediction.regions[:1]))
-    left, top, *_ = prediction.regions[0].box
-    corner = (min(height - 1, round(top * height / pixels.shape[0])), min(width - 1, round(left * width / side)))
-    np.testing.assert_array_equal(boxed[corner], [255, 255, 255])
+    region = Region((side // 2, 10, side // 4, 20), 1, 0.9, 0.9)
+    boxed = np.asarray(overlay(path, prediction, 0.0, [region]))
+    for edge in (side // 2, side // 2 + side // 4):
+        x = round(edge * width / side)
+        assert (boxed[round(20 * width / side), x - 2 : x + 3] == 255).all(axis=1).any()
+    assert (boxed != plain).any(axis=2).mean() < 0.05
 
 
 def test_samples_are_drawn_or_listed(tmp_path, photos):
