@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from anomalib_clipad.clip import prompt_encoder
+from anomalib_clipad.clip.prompt_encoder import PromptEncoder
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.representative import STRATEGIES, select_representative
 from anomalib_clipad.clip.text_engine import TextEngine
@@ -157,6 +158,53 @@ class TestMemory:
         backbone.fingerprint = "tiny-1"
         engine.text_embeddings("nut")
         assert encoded == [20, 20]
+
+
+class TestTries:
+    """Other words than the engine's own."""
+
+    OTHER = PromptEnsemble(PROMPTS.normal_states, ("broken {}", "torn {}"), PROMPTS.templates)
+
+    @pytest.mark.parametrize("strategy", ["mean", "pca", "dbscan"])
+    def test_vectors_are_those_of_an_engine_of_these_words(self, backbone, strategy):
+        engine = TextEngine(backbone, PROMPTS, strategy, cache_dir=False)
+        own = engine.text_embeddings("nut")
+        tried = engine.text_embeddings("nut", self.OTHER, tried=True)
+
+        expected = TextEngine(backbone, self.OTHER, strategy, cache_dir=False).text_embeddings("nut")
+        torch.testing.assert_close(tried, expected, atol=1e-6, rtol=0)
+        assert torch.equal(engine.text_embeddings("nut"), own)
+
+    def test_only_prompts_of_new_states_are_encoded(self, backbone, encoded):
+        engine = TextEngine(backbone, PROMPTS, "mean", cache_dir=False)
+        engine.text_embeddings("nut")
+        engine.text_embeddings("nut", self.OTHER, tried=True)
+        assert encoded == [5 * 4, 1 * 4]  # states by templates
+
+    def test_they_are_read_from_the_disk_and_not_left_there(self, backbone, encoded, tmp_path):
+        TextEngine(backbone, self.OTHER, "mean", cache_dir=tmp_path).text_embeddings("nut")
+        (file,) = tmp_path.iterdir()
+        count = len(encoded)
+        engine = TextEngine(backbone, PROMPTS, "mean", cache_dir=tmp_path)
+
+        engine.text_embeddings("nut", self.OTHER, tried=True)
+        assert len(encoded) == count
+        engine.text_embeddings("bolt", self.OTHER, tried=True)
+        engine.text_embeddings("bolt", tried=True)
+        assert list(tmp_path.iterdir()) == [file]
+
+        engine.text_embeddings("bolt")
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_a_bounded_number_of_prompts_is_kept(self, backbone, encoded, monkeypatch):
+        monkeypatch.setattr(prompt_encoder, "KEPT_PROMPTS", 12)
+        encoder = PromptEncoder(backbone)
+        prompts = [f"a photo of a {word}." for word in "abcdefghijklmnopqrst"]
+        torch.testing.assert_close(encoder.embeddings(prompts, "x"), one_by_one(backbone.model, prompts))
+        torch.testing.assert_close(encoder.embeddings(prompts[::-1], "x"), one_by_one(backbone.model, prompts[::-1]))
+        assert encoded == [20, 8]  # twelve were kept
+        encoder.embeddings(prompts[:8], "x")
+        assert encoded == [20, 8]
 
 
 class TestDisk:
