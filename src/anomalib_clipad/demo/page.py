@@ -59,7 +59,7 @@ def make_page(workbench: Workbench, samples: Sequence[Sample], title: str) -> gr
                     label="Samples",
                     show_label=False,
                     columns=4,
-                    height=220,
+                    height=250,
                     object_fit="cover",
                     allow_preview=False,
                     interactive=False,
