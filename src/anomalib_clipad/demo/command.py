@@ -75,12 +75,14 @@ def serve(
     _check_address(host, port)
     clipad = make_model(backbone, pretrained, heads, ckpt_path, prompts).to(torch.device(device)).eval()
     workbench = Workbench(clipad, max_megapixels)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it asks for news when it is imported
-    import gradio as gr
-
-    from anomalib_clipad.demo.page import make_page
-
     with TemporaryDirectory(prefix="anomalib-clipad-demo-") as folder:
+        # Gradio asks for news when it is imported, and leaves pictures behind unless they lie where all is deleted.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(folder, "uploads")))
+        import gradio as gr
+
+        from anomalib_clipad.demo.page import make_page
+
         chosen = draw_samples(Path(folder)) if samples is None else list_samples(samples)
         name = "SDP" if clipad.model.heads is None else "SDP+"
         page = make_page(workbench, chosen, f"{name} on {clipad.collaborators.backbone.name}")
