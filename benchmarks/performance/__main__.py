@@ -32,6 +32,7 @@ MEASURES = (
     "growth",
     "evidence",
     "tiles",
+    "words",
     "gpu",
 )
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

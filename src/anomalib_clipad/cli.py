@@ -28,8 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
         commands.add_subcommand("report", _report_parser(), help="write the report of a comparison again")
         commands.add_subcommand("backbones", _backbones_parser(), help="list the backbones with their size and cost")
+        commands.add_subcommand(
+            "demo", _demo_parser(full="demo" in given), help="serve a page to try a model on images of your own"
+        )
         options = parser.parse_args(given)
-        run = {"compare": _compare, "report": _report, "backbones": _backbones}[options.subcommand]
+        run = {"compare": _compare, "report": _report, "backbones": _backbones, "demo": _demo}[options.subcommand]
         status = run(options[options.subcommand])
     except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
@@ -60,6 +63,22 @@ def _backbones_parser() -> ArgumentParser:
     parser.add_argument("--match", default="", help="only those whose names contain this, such as siglip2")
     parser.add_argument("--refused", action="store_true", help="list open_clip's other models, and why they are none")
     return parser
+
+
+def _demo_parser(*, full: bool) -> ArgumentParser:
+    parser = ArgumentParser(description="Serve a page on which images are scored under words that one may change.")
+    if full:
+        from anomalib_clipad.demo.command import serve
+
+        parser.add_function_arguments(serve)
+    return parser
+
+
+def _demo(options: Namespace) -> int:
+    from anomalib_clipad.demo.command import serve
+
+    serve(**vars(options))
+    return 0
 
 
 def _backbones(options: Namespace) -> int:

@@ -27,6 +27,19 @@ def test_without_its_extra_the_comparison_says_how_to_install_it(
     assert "Traceback" not in message
 
 
+def test_without_its_extra_the_demo_says_how_to_install_it(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("anomalib_clipad.demo")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--backbone", "clipad-tiny"])
+
+    message = " ".join(capsys.readouterr().err.split())
+    assert "got no gradio. Install it: pip install 'anomalib-clipad[demo]'" in message
+    assert "Traceback" not in message
+
+
 def test_backbones_are_listed_with_what_they_cost(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit, match="0"):

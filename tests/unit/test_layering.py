@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2] / "src" / PACKAGE
 # Top first. A unit is a module or subpackage directly inside the package; it imports only units of lower layers.
 LAYERS = (
     {"cli", "quickstart"},
-    {"compare", "scale"},
+    {"compare", "demo", "scale"},
     {"__init__"},
     {"models"},
     {"prediction", "training"},
@@ -242,10 +242,11 @@ def test_libraries_are_imported_where_the_design_has_them() -> None:
 
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["project"]
-    base, compare = project["dependencies"], project["optional-dependencies"]["compare"]
-    imports = read_imports(ROOT)
-    assert undeclared_libraries(imports, [*base, *compare]) == []
-    others = {module: names for module, names in imports.items() if module.split(".")[0] != "compare"}
+    base, extras, imports = project["dependencies"], project["optional-dependencies"], read_imports(ROOT)
+    for room in ("compare", "demo"):
+        of_room = {module: names for module, names in imports.items() if module.split(".")[0] == room}
+        assert undeclared_libraries(of_room, [*base, *extras[room]]) == []
+    others = {module: names for module, names in imports.items() if module.split(".")[0] not in {"compare", "demo"}}
     assert undeclared_libraries(others, base) == []
 
 

@@ -14,7 +14,7 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY
+from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,20 @@ def open_checkpoint(source: str | Path | IO[bytes], model: type, options: Mappin
     if dropped:
         logger.warning("Left out of %s, since %s has no such arguments: %s.", name, model.__name__, ", ".join(dropped))
     return BytesIO(data)
+
+
+def name_model(path: str | Path) -> str:
+    """Name the class, ``SDP`` or ``SDPPlus``, that a checkpoint was saved from.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, something else, or would run code.
+    """
+    if not Path(path).is_file():
+        msg = f"Expected checkpoint to be a file, but found none at {Path(path).absolute()}."
+        raise FileNotFoundError(msg)
+    content = _checked(lambda: torch.load(path, map_location="cpu", weights_only=True), path)
+    return "SDPPlus" if CHECKPOINT_METADATA in content[CHECKPOINT_KEY] else "SDP"
 
 
 class CheckedReader(CheckpointIO):

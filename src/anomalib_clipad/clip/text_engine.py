@@ -11,26 +11,31 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from anomalib_clipad.base.recent import Recent
 from anomalib_clipad.base.text import list_some
 from anomalib_clipad.clip.backbone import Backbone
+from anomalib_clipad.clip.prompt_encoder import PromptEncoder
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.representative import select_representative, strategy_parameters
 from anomalib_clipad.clip.text_cache import TextCache, cache_key, resolve_cache_dir
-from anomalib_clipad.clip.text_tower import encode_tokens, prompt_lengths
 
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same inputs give other vectors, so that older files are not used.
 _CACHE_VERSION = "1"
-_PROGRESS_DELAY_S = 3.0
+_KEPT_CLASSES = 1024
+"""Vectors that are kept in memory, 5 MB at a width of 640."""
+
 # Unit vectors this close are 0.014 apart: at a scale of 100, hardly any image moves the probability from a half.
 _NEARLY_THE_SAME = 0.9999
 
 
 class TextEngine:
     """Text embeddings of class names, encoded once and cached in memory and on disk.
+
+    What is kept in memory is bounded: pairs of vectors, single vectors by their prompts, and prompts by their text.
+    Where one state is changed, its prompts alone are encoded.
 
     Args:
         backbone: Of which model, tokenizer and fingerprint are used; another fingerprint is another cache entry.
@@ -60,19 +65,22 @@ class TextEngine:
         cache_dir: str | PathLike[str] | Literal[False] | None = None,
         batch_size: int = 256,
     ) -> None:
-        if batch_size < 1:
-            msg = f"Expected batch_size to be at least 1, but got {batch_size}. 256 prompts need little memory."
-            raise ValueError(msg)
         self.backbone = backbone
         self.prompts = prompts
         self.strategy = strategy
         self.strategy_params = strategy_parameters(strategy, strategy_params)
-        self.batch_size = batch_size
-        self._memory: dict[str, Tensor] = {}
+        self.encoder = PromptEncoder(backbone, batch_size)
+        self._memory = Recent[Tensor](_KEPT_CLASSES)
+        self._vectors = Recent[Tensor](_KEPT_CLASSES)
         self._disk = TextCache(resolve_cache_dir(cache_dir))
 
-    def text_embeddings(self, class_name: str) -> Tensor:
+    def text_embeddings(self, class_name: str, prompts: PromptEnsemble | None = None, *, tried: bool = False) -> Tensor:
         """Get the two text vectors of a class, whose name is as the dataset or the user spells it.
+
+        Args:
+            class_name: Name of the class.
+            prompts: The prompt ensemble; ``None`` for the engine's own.
+            tried: Whether the words are only tried: they may be read from the disk, but are not left there.
 
         Returns:
             Text embeddings (C, 2), float32, on the CPU, of unit length; the columns are normal and anomalous.
@@ -80,67 +88,48 @@ class TextEngine:
         Raises:
             ValueError: If the class name is blank, or a prompt embedding is not finite.
         """
-        states = self.prompts.prompts(class_name)
-        description = self._description(class_name, states)
+        ensemble = prompts or self.prompts
+        states = ensemble.prompts(class_name)
+        description = self._description(ensemble.class_words(class_name), states)
         key = cache_key(description)
-        if key not in self._memory:
+        embeddings = self._memory.get(key)
+        if embeddings is None:
             embeddings = self._disk.load(description)
+            known = embeddings is not None
             if embeddings is None:
                 embeddings = self._select(states, description["class_name"])
-                self._disk.save(description, embeddings)
-            self._warn_of_equal_vectors(embeddings, class_name)
-            self._memory[key] = embeddings
-        return self._memory[key].clone()  # the caller may work in place
+            self._warn_of_equal_vectors(embeddings, class_name, ensemble)
+            if not tried:
+                self._memory[key] = embeddings
+                if not known:
+                    self._disk.save(description, embeddings)
+        return embeddings.clone()  # the caller may work in place
 
-    def _description(self, class_name: str, states: tuple[list[str], list[str]]) -> dict[str, str]:
+    def _description(self, class_words: str, states: tuple[list[str], list[str]]) -> dict[str, str]:
         """Collect all that determines the vectors; half-precision weights give other vectors than full ones."""
         return {
             "version": _CACHE_VERSION,
             "backbone": self.backbone.fingerprint,
-            "precision": ", ".join(sorted({str(weight.dtype) for weight in self.backbone.model.parameters()})),
-            "class_name": self.prompts.class_words(class_name),
+            "precision": self.encoder.precision,
+            "class_name": class_words,
             "prompts": hashlib.sha256(json.dumps(states).encode()).hexdigest(),
             "strategy": self.strategy,
             "strategy_params": json.dumps(self.strategy_params, sort_keys=True),
         }
 
     def _select(self, states: tuple[list[str], list[str]], class_words: str) -> Tensor:
-        normal, anomalous = states
-        embeddings = self._encode(normal + anomalous, class_words)
-        vectors = [
-            select_representative(state, self.strategy, **self.strategy_params)
-            for state in embeddings.split([len(normal), len(anomalous)])
-        ]
-        return torch.stack(vectors, dim=1)
+        keys = [(tuple(prompts), self.encoder.tower) for prompts in states]
+        vectors = {key: vector for key in keys if (vector := self._vectors.get(key)) is not None}
+        new = [key for key in keys if key not in vectors]
+        if new:
+            # Prompts of both columns are encoded together, so that they share batches.
+            embeddings = self.encoder.embeddings([prompt for prompts, _ in new for prompt in prompts], class_words)
+            for key, group in zip(new, embeddings.split([len(prompts) for prompts, _ in new]), strict=True):
+                selected = select_representative(group, self.strategy, **self.strategy_params)
+                vectors[key] = self._vectors[key] = selected
+        return torch.stack([vectors[key] for key in keys], dim=1)
 
-    @torch.no_grad()
-    def _encode(self, prompts: list[str], class_words: str) -> Tensor:
-        """Encode K prompts to unit-length embeddings (K, C) on the CPU, in their order."""
-        model = self.backbone.model
-        device = next(model.parameters()).device
-        tokens = self.backbone.tokenizer(prompts)
-        lengths = prompt_lengths(tokens, self.backbone.tokenizer("")[0])
-        self._warn_of_cut_prompts(lengths, tokens.shape[1], class_words)
-        # Prompts of similar length share a batch, so that each batch is cut as short as it can be.
-        order = lengths.argsort(stable=True)
-        encoded = []
-        with (
-            # The caller's autocast must not decide the precision of what is cached.
-            torch.autocast(device.type, enabled=False),
-            tqdm(
-                total=len(prompts),
-                desc=f"Encoding prompts for {class_words!r}",
-                unit="prompt",
-                delay=_PROGRESS_DELAY_S,
-                leave=False,
-            ) as progress,
-        ):
-            for batch in order.split(self.batch_size):
-                encoded.append(encode_tokens(model, tokens[batch].to(device)).cpu())
-                progress.update(len(batch))
-        return torch.cat(encoded)[order.argsort()]
-
-    def _warn_of_equal_vectors(self, embeddings: Tensor, class_name: str) -> None:
+    def _warn_of_equal_vectors(self, embeddings: Tensor, class_name: str, prompts: PromptEnsemble) -> None:
         cosine = float(embeddings.prod(dim=1).sum())
         if cosine > _NEARLY_THE_SAME:
             logger.warning(
@@ -149,20 +138,6 @@ class TextEngine:
                 "(class_name, prompts) or another backbone.",
                 class_name,
                 cosine,
-                list_some(self.prompts.normal_states, 3),
-                list_some(self.prompts.anomalous_states, 3),
-            )
-
-    @staticmethod
-    def _warn_of_cut_prompts(lengths: Tensor, context: int, class_words: str) -> None:
-        # Tokenizers cut silently, and what is cut may be the words that tell normal from anomalous.
-        full = int((lengths >= context).sum())
-        if full:
-            logger.warning(
-                "%d of %d prompts for %r fill the text tower's context of %d tokens and may have been cut. "
-                "Use a shorter class name or shorter prompts.",
-                full,
-                len(lengths),
-                class_words,
-                context,
+                list_some(prompts.normal_states, 3),
+                list_some(prompts.anomalous_states, 3),
             )

@@ -30,6 +30,7 @@ from anomalib_clipad.post_processing.known_good import KnownGood, check_bound
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor, post_process
 from anomalib_clipad.prediction.callback import PredictionReport, ReportOfTest
 from anomalib_clipad.prediction.clip_calibration import ClipCalibration
+from anomalib_clipad.prediction.clip_encoding import ClipEncoding
 from anomalib_clipad.prediction.clip_prediction import ClipPrediction
 from anomalib_clipad.prediction.clip_references import ClipReferences
 from anomalib_clipad.prediction.pool_pass import PoolPass
@@ -65,7 +66,7 @@ class Evidence(NamedTuple):
         return cls(References.of(references), Pool.of(pool), good, labels, Weights.of(weights, default))
 
 
-class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipCalibration, ClipPrediction):
+class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipCalibration, ClipEncoding, ClipPrediction):
     """Wiring of a zero-shot model over a frozen CLIP; goes before ``AnomalibModule`` in a class's bases.
 
     The class that mixes this in makes ``Collaborators``, calls the host's constructor and then :meth:`_build`. It must

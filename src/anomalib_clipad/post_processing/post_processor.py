@@ -3,6 +3,7 @@
 """Post-processing per category: image score fusion, normalisation and thresholds that validation calibrates."""
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -99,6 +100,14 @@ class CategoryPostProcessor(PostProcessor):
             buffer = getattr(self, name).clone()  # which may be an inference tensor, closed to changes
             buffer[index] = value
             setattr(self, name, buffer)
+
+    def uncalibrated(self) -> "CategoryPostProcessor":
+        """A copy that knows one class, which nothing was measured of."""
+        copy = deepcopy(self)
+        copy.forget_statistics()
+        copy.select([])
+        copy.resize(1)
+        return copy
 
     def is_calibrated(self, index: int) -> bool:
         """Whether the class of that index has a calibration of its own."""

@@ -19,7 +19,13 @@ from anomalib_clipad.host.trainer import attached_trainer
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.prediction.pool_pass import PooledRun
 from anomalib_clipad.prediction.predictions import Images, in_batches
-from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, log_skipped, require_readable
+from anomalib_clipad.prediction.table import (
+    PredictionRow,
+    describe_evidence,
+    describe_skipped,
+    log_skipped,
+    require_readable,
+)
 from anomalib_clipad.scoring.fusion import DISTANCE_GAIN
 from anomalib_clipad.scoring.memory import Memory
 from anomalib_clipad.scoring.pool import Pool, PoolTokens
@@ -156,16 +162,10 @@ class ClipReferences(_Base):
 
     def evidence(self, class_name: str) -> str:
         """Say what scores of a class rest on: text, heads, how many references, how many images of a pool."""
-        weights, known = self.model.weights, class_name in self.class_names
-        counts = {
-            "references": self.model.memory.n_images(self.class_names.index(class_name))
-            if known and weights.references
-            else 0,
-            "pool": self.pooled.scored.sizes.get(class_name, 0) if self.pooled and weights.pool else 0,
-        }
-        others = [f"{name} ({count})" for name, count in counts.items() if count]
-        text = ["text"] if self.model.heads is None else ["text", "heads"]
-        return ", ".join([*(text if weights.text or not others else []), *others])
+        known = class_name in self.class_names
+        references = self.model.memory.n_images(self.class_names.index(class_name)) if known else 0
+        pool = self.pooled.scored.sizes.get(class_name, 0) if self.pooled else 0
+        return describe_evidence(self.model.weights, references, pool, heads=self.model.heads is not None)
 
     def add_to_pool(self, tokens: PoolTokens, image: Tensor, class_index: Tensor) -> None:
         """Add normalised images (B, 3, H, W) of some classes (B,) to those that are going to score each other."""

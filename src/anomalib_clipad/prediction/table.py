@@ -18,6 +18,7 @@ from anomalib_clipad.base.text import printable
 from anomalib_clipad.data.image_loader import ListedImage, SkippedImage
 from anomalib_clipad.post_processing.post_processor import CategoryPostProcessor
 from anomalib_clipad.prediction.regions import Region
+from anomalib_clipad.scoring.fusion import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,19 @@ def describe(
         )
         for image, score, anomalous, index in zip(images, scores.tolist(), decided, classes.tolist(), strict=True)
     ]
+
+
+def describe_evidence(weights: Weights, references: int, pool: int = 0, *, heads: bool) -> str:
+    """Say what scores rest on: text, heads, how many references, how many images of a pool.
+
+    Example:
+        >>> describe_evidence(Weights(), 4, heads=True)
+        'text, heads, references (4)'
+    """
+    counts = {"references": references if weights.references else 0, "pool": pool if weights.pool else 0}
+    others = [f"{name} ({count})" for name, count in counts.items() if count]
+    text = ["text", "heads"] if heads else ["text"]
+    return ", ".join([*(text if weights.text or not others else []), *others])
 
 
 def describe_skipped(image: SkippedImage) -> PredictionRow:

@@ -8,7 +8,7 @@ Several sizes are those of FADE (https://arxiv.org/abs/2409.00556).
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -143,10 +143,16 @@ def tile_batches(image: Tensor, options: Tiles) -> Iterator[tuple[list[tuple[int
         yield part, torch.cat([image[..., top : top + size, left : left + size] for top, left in part])
 
 
-def look_at_tiles(image: Tensor, options: Tiles, look: Callable[[Tensor, int], Look]) -> Look:
+def look_at_tiles(
+    image: Tensor,
+    options: Tiles,
+    look: Callable[[Any, int], Look],
+    batches: Iterable[tuple[list[tuple[int, int]], Any]] | None = None,
+) -> Look:
     """Look at the tiles of images (B, 3, H, W), some at a time; a score is the highest of a tile of the image.
 
-    ``look`` takes (P * B, 3, size, size) pixels of P places, and P. Memory grows with the maps alone.
+    ``look`` takes (P * B, 3, size, size) pixels of P places, and P. Memory grows with the maps alone. Where ``batches``
+    are given, places and what was made of the tiles there, it takes that instead of pixels.
 
     Raises:
         ValueError: If an image is smaller than a tile.
@@ -155,7 +161,7 @@ def look_at_tiles(image: Tensor, options: Tiles, look: Callable[[Tensor, int], L
     fading = _fading(size).to(image.device)
     sums: Any = None
     scores: Any = None
-    for places, tiles in tile_batches(image, options):
+    for places, tiles in tile_batches(image, options) if batches is None else batches:
         maps, found = (each.unflatten(1, (len(places), -1)) for each in look(tiles, len(places)))
         sums = maps.new_zeros(len(maps), n_images, *image.shape[-2:]) if sums is None else sums
         for (top, left), of_place in zip(places, maps.unbind(1), strict=True):

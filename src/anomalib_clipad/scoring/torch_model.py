@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """SDP and SDP+ without anomalib's wiring: normalised images in, ``InferenceBatch`` out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from anomalib_clipad.clip.surgery import NUM_STAGES, Taps, normalise_layers, surgery_tokens
+from anomalib_clipad.clip.surgery import NUM_STAGES, Paths, Taps, normalise_layers, surgery_tokens
 from anomalib_clipad.clip.towers import describe_tower
 from anomalib_clipad.clip.vision_tower import patch_grid
 from anomalib_clipad.scoring.anomaly_map import (
@@ -32,6 +33,7 @@ from anomalib_clipad.scoring.fusion import (
 from anomalib_clipad.scoring.heads import LinearHeads, TappedPatches
 from anomalib_clipad.scoring.looks import Look, Looks, combine, look_at_tiles, tile_batches, without_padding
 from anomalib_clipad.scoring.memory import Memory
+from anomalib_clipad.scoring.sight import Seen, Sight, Yardstick
 
 
 class SDPModel(nn.Module):
@@ -98,73 +100,94 @@ class SDPModel(nn.Module):
         of a ``pool`` say of these, both are means by ``weights``, see ``fusion``. ``left_out`` asks that an image which
         is a reference itself is compared with the others only.
         """
-        n_images, size = image.shape[0], (image.shape[-2], image.shape[-1])
-        texts = self.texts(class_index, n_images)
-        with_references = len(self.memory) > 0 and self.weights.references > 0
-        fused = with_references or pool is not None
-        options = {"fused": fused, "with_references": with_references, "left_out": left_out}
-        wholes = [self._look(pixels, texts, class_index, **options) for pixels in self.looks.wholes(image)]
-        tiled = None
-        if self.looks.tiles is not None:
+        n_images = image.shape[0]
+        yardstick = Yardstick(
+            self.texts(class_index, n_images),
+            class_index,
+            self.memory if len(self.memory) > 0 and self.weights.references > 0 else None,
+            () if pool is None else (self._pool_source(pool, image),),
+            left_out,
+        )
+        paths: Paths = "both" if self.heads is not None or yardstick.memory is not None else "surgery"
 
-            def look(pixels: Tensor, places: int) -> Look:
-                index = None if class_index is None else class_index.repeat(places)
-                return self._look(pixels, texts if index is None else self.texts(index), index, **options)
+        def look(pixels: Tensor, places: int = 1) -> Look:
+            return self._compare_look(self._see(pixels, paths), yardstick.of_tiles(places))
 
-            tiled = look_at_tiles(image, self.looks.tiles, look)
+        return self._combined(image, map(look, self.looks.wholes(image)), look, None, yardstick)
+
+    @torch.no_grad()
+    def see(self, image: Tensor, paths: Paths = "both") -> Seen:
+        """Run the tower over normalised images (B, 3, H, W) in all looks, and keep what it makes of them.
+
+        References are taken of the ``"original"`` path, and images that have no patches kept, of the ``"surgery"``
+        path, are not compared with any.
+        """
+        wholes = [self._see(pixels, paths) for pixels in self.looks.wholes(image)]
+        batches = () if self.looks.tiles is None else tile_batches(image, self.looks.tiles)
+        return Seen(image, wholes, [(places, self._see(tiles, paths)) for places, tiles in batches])
+
+    @torch.no_grad()
+    def compare(self, seen: Seen, yardstick: Yardstick) -> InferenceBatch:
+        """Score images that were seen: the same as :meth:`forward`, which forgets what it sees."""
+
+        def look(sight: Sight, places: int = 1) -> Look:
+            return self._compare_look(sight, yardstick.of_tiles(places))
+
+        return self._combined(seen.image, map(look, seen.wholes), look, seen.tiles, yardstick)
+
+    def _combined(
+        self, image: Tensor, wholes: Iterable[Look], look: Callable[[Any, int], Look], tiles: Any, yardstick: Yardstick
+    ) -> InferenceBatch:
+        """One map and score of all looks; ``look`` takes what the ``tiles`` are, by default their pixels."""
+        size, wholes = (image.shape[-2], image.shape[-1]), list(wholes)
+        tiled = None if self.looks.tiles is None else look_at_tiles(image, self.looks.tiles, look, tiles)
         with torch.autocast(image.device.type, enabled=False):
             maps, scores = combine(wholes, tiled, size)
             anomaly_map, probability = maps[0], scores[0]
-            if fused:
-                others = []
-                if with_references:
-                    known = self.memory.knows(class_index, n_images)
-                    others.append(Source(maps[2], scores[1], known * self.weights.references))
-                if pool is not None:
-                    others.append(self._pool_source(pool, image))
+            if yardstick.fused:
+                others = list(yardstick.others)
+                if yardstick.memory is not None:
+                    known = yardstick.memory.knows(yardstick.class_index, image.shape[0])
+                    others.insert(0, Source(maps[2], scores[1], known * self.weights.references))
                 text = Source(maps[1], probability, torch.full_like(probability, self.weights.text))
                 anomaly_map, probability = fuse_sources(text, others, anomaly_map)
             if self.looks.padded:
                 anomaly_map = without_padding(anomaly_map, image)
             return InferenceBatch(pred_score=probability, anomaly_map=anomaly_map)
 
-    def _look(
-        self,
-        image: Tensor,
-        texts: Tensor,
-        class_index: Tensor | None,
-        *,
-        fused: bool,
-        with_references: bool,
-        left_out: bool,
-    ) -> Look:
-        """Score what the tower sees (B, 3, h, w): a map and the class token's probability.
+    def _see(self, pixels: Tensor, paths: Paths) -> Sight:
+        """Run the tower over pixels (B, 3, h, w), and the heads over its patches."""
+        tokens = surgery_tokens(
+            self.visual,
+            pixels,
+            self.layers,
+            self.taps,
+            NUM_STAGES if self.staged else 1,
+            paths,
+            architecture_surgery=self.architecture_surgery,
+        )
+        embedded = [] if self.heads is None or paths == "original" else self.heads(tokens.patches)
+        return Sight(tokens, embedded, (pixels.shape[-2], pixels.shape[-1]))
+
+    def _compare_look(self, sight: Sight, yardstick: Yardstick) -> Look:
+        """Score what the tower has seen of B images: a map and the class token's probability.
 
         Where these are fused with other sources, the text's map as a probability follows, and where there are
         references, their map and their score.
         """
-        tokens = surgery_tokens(
-            self.visual,
-            image,
-            self.layers,
-            self.taps,
-            NUM_STAGES if self.staged else 1,
-            "both" if self.heads is not None or with_references else "surgery",
-            architecture_surgery=self.architecture_surgery,
-        )
-        patches = [] if self.heads is None else self.heads(tokens.patches)
-        with torch.autocast(image.device.type, enabled=False):
+        tokens, texts = sight.tokens, yardstick.texts
+        with torch.autocast(texts.device.type, enabled=False):
             scores = [patch_scores(layer, texts, feature_surgery=self.feature_surgery) for layer in tokens.embeddings]
-            logits = [head_logits(layer, texts) for layer in patches]
-            where = (tokens.grid, (image.shape[-2], image.shape[-1]), self.sigma)
+            logits = [head_logits(layer, texts) for layer in sight.heads]
+            where = (tokens.grid, sight.size, self.sigma)
             maps = [sdp_map(scores, *where, logits, self.head_weight)]
             of_images = [class_probability(tokens.embeddings[-1], texts, self.logit_scale)]
-            if fused:
+            if yardstick.fused:
                 maps.append(maps[0] if logits else text_map(scores, *where, self.map_scale))
-            if with_references:
-                by_distance = distance_map(self.memory(tokens.patches, class_index, left_out=left_out), *where)
-                maps.append(by_distance[0])
-                of_images.append(by_distance[1])
+            if yardstick.memory is not None:
+                distances = yardstick.memory(tokens.patches, yardstick.class_index, left_out=yardstick.left_out)
+                for found, of_references in zip((maps, of_images), distance_map(distances, *where), strict=True):
+                    found.append(of_references)
             return Look(torch.stack(maps), torch.stack(of_images))
 
     def _pool_source(self, pool: PoolScores, image: Tensor) -> Source:
@@ -182,17 +205,7 @@ class SDPModel(nn.Module):
     @torch.no_grad()
     def reference_patches(self, image: Tensor) -> list[Tensor]:
         """Patch tokens (B, N, D) of each layer of references, of all looks at them: all are compared with all."""
-
-        def tap(pixels: Tensor) -> list[Tensor]:
-            return surgery_tokens(self.visual, pixels, self.layers, self.taps, paths="original").patches
-
-        looks = [tap(pixels) for pixels in self.looks.wholes(image)]
-        if self.looks.tiles is not None:
-            for places, tiles in tile_batches(image, self.looks.tiles):
-                looks.append(
-                    [layer.unflatten(0, (len(places), -1)).transpose(0, 1).flatten(1, 2) for layer in tap(tiles)]
-                )
-        return [torch.cat(layer, dim=1) for layer in zip(*looks, strict=True)]
+        return self.see(image, "original").patches()
 
     @torch.no_grad()
     def pool_tokens(self, image: Tensor) -> tuple[TappedPatches, Tensor]:

@@ -13,7 +13,8 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from anomalib_clipad.clip import text_engine
+from anomalib_clipad.clip import prompt_encoder
+from anomalib_clipad.clip.prompt_encoder import PromptEncoder
 from anomalib_clipad.clip.prompt_ensemble import PromptEnsemble
 from anomalib_clipad.clip.representative import STRATEGIES, select_representative
 from anomalib_clipad.clip.text_engine import TextEngine
@@ -46,8 +47,8 @@ def encoded(monkeypatch):
         batches.append(len(tokens))
         return encode_tokens(model, tokens)
 
-    encode_tokens = text_engine.encode_tokens
-    monkeypatch.setattr(text_engine, "encode_tokens", observed)
+    encode_tokens = prompt_encoder.encode_tokens
+    monkeypatch.setattr(prompt_encoder, "encode_tokens", observed)
     return batches
 
 
@@ -87,7 +88,7 @@ class TestTextEmbeddings:
     def test_batch_size_does_not_matter_and_the_order_is_kept(self, backbone, encoded, batch_size):
         engine = TextEngine(backbone, PROMPTS, cache_dir=False, batch_size=batch_size)
         normal, anomalous = PROMPTS.prompts("nut")
-        embeddings = engine._encode(normal + anomalous, "nut")
+        embeddings = engine.encoder.encode(normal + anomalous, "nut")
         torch.testing.assert_close(embeddings, one_by_one(backbone.model, normal + anomalous), atol=1e-5, rtol=0)
         assert sum(encoded) == 20
         assert max(encoded) == min(batch_size, 20)
@@ -157,6 +158,53 @@ class TestMemory:
         backbone.fingerprint = "tiny-1"
         engine.text_embeddings("nut")
         assert encoded == [20, 20]
+
+
+class TestTries:
+    """Other words than the engine's own."""
+
+    OTHER = PromptEnsemble(PROMPTS.normal_states, ("broken {}", "torn {}"), PROMPTS.templates)
+
+    @pytest.mark.parametrize("strategy", ["mean", "pca", "dbscan"])
+    def test_vectors_are_those_of_an_engine_of_these_words(self, backbone, strategy):
+        engine = TextEngine(backbone, PROMPTS, strategy, cache_dir=False)
+        own = engine.text_embeddings("nut")
+        tried = engine.text_embeddings("nut", self.OTHER, tried=True)
+
+        expected = TextEngine(backbone, self.OTHER, strategy, cache_dir=False).text_embeddings("nut")
+        torch.testing.assert_close(tried, expected, atol=1e-6, rtol=0)
+        assert torch.equal(engine.text_embeddings("nut"), own)
+
+    def test_only_prompts_of_new_states_are_encoded(self, backbone, encoded):
+        engine = TextEngine(backbone, PROMPTS, "mean", cache_dir=False)
+        engine.text_embeddings("nut")
+        engine.text_embeddings("nut", self.OTHER, tried=True)
+        assert encoded == [5 * 4, 1 * 4]  # states by templates
+
+    def test_they_are_read_from_the_disk_and_not_left_there(self, backbone, encoded, tmp_path):
+        TextEngine(backbone, self.OTHER, "mean", cache_dir=tmp_path).text_embeddings("nut")
+        (file,) = tmp_path.iterdir()
+        count = len(encoded)
+        engine = TextEngine(backbone, PROMPTS, "mean", cache_dir=tmp_path)
+
+        engine.text_embeddings("nut", self.OTHER, tried=True)
+        assert len(encoded) == count
+        engine.text_embeddings("bolt", self.OTHER, tried=True)
+        engine.text_embeddings("bolt", tried=True)
+        assert list(tmp_path.iterdir()) == [file]
+
+        engine.text_embeddings("bolt")
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_a_bounded_number_of_prompts_is_kept(self, backbone, encoded, monkeypatch):
+        monkeypatch.setattr(prompt_encoder, "KEPT_PROMPTS", 12)
+        encoder = PromptEncoder(backbone)
+        prompts = [f"a photo of a {word}." for word in "abcdefghijklmnopqrst"]
+        torch.testing.assert_close(encoder.embeddings(prompts, "x"), one_by_one(backbone.model, prompts))
+        torch.testing.assert_close(encoder.embeddings(prompts[::-1], "x"), one_by_one(backbone.model, prompts[::-1]))
+        assert encoded == [20, 8]  # twelve were kept
+        encoder.embeddings(prompts[:8], "x")
+        assert encoded == [20, 8]
 
 
 class TestDisk:
@@ -231,8 +279,8 @@ class TestProgress:
             time.sleep(0.15)  # tqdm redraws at most every 0.1 s
             return torch.eye(len(tokens), 16)
 
-        monkeypatch.setattr(text_engine, "encode_tokens", slow)
-        monkeypatch.setattr(text_engine, "_PROGRESS_DELAY_S", 0.1)
+        monkeypatch.setattr(prompt_encoder, "encode_tokens", slow)
+        monkeypatch.setattr(prompt_encoder, "_PROGRESS_DELAY_S", 0.1)
         TextEngine(backbone, PROMPTS, "mean", cache_dir=False, batch_size=10).text_embeddings("metal_nut")
         assert "Encoding prompts for 'metal nut'" in capsys.readouterr().err
 
