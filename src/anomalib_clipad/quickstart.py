@@ -12,6 +12,7 @@ from rich.table import Table
 
 from anomalib_clipad import SDP, SDPPlus, SyntheticDefects
 from anomalib_clipad.metrics.report import FILE_NAME, MetricsReport
+from anomalib_clipad.prediction.page import PAGE_FILE
 
 BACKBONE = "clipad-tiny"
 
@@ -29,11 +30,10 @@ MEANING = (
 
 
 def run() -> None:
-    """Test the models and print their metrics by category, what they say, and where pictures and tables are."""
-    models = {
-        # Pictures take longer than all else together: one set is enough to look at.
+    """Test the models and print their metrics by category, what they say, and where pages and tables are."""
+    models = {  # the host's pictures would take longer than all else together, and the page shows more
         "plain": SDP(BACKBONE, architecture_surgery=False, feature_surgery=False, visualizer=False),
-        "SDP": SDP(BACKBONE),
+        "SDP": SDP(BACKBONE, visualizer=False),
         "SDP+": SDPPlus(BACKBONE, heads="embedded", visualizer=False),
     }
     reports, folders = {}, {}
@@ -47,7 +47,9 @@ def run() -> None:
     for name, command in COMMANDS.items():
         console.print(f"{name} alone: {command}")
         console.print(f"  metrics of each category: {folders[name]}/{FILE_NAME}", soft_wrap=True)
-    console.print(f"Pictures of each test image, by SDP: {folders['SDP']}/images", soft_wrap=True)
+    console.print("Pages to look through the images, with their maps:")
+    for name, folder in folders.items():
+        console.print(f"  {name}: {folder}/{PAGE_FILE}", soft_wrap=True)
 
 
 def comparison(reports: dict[str, MetricsReport], metrics: tuple[str, ...] = ()) -> Table:

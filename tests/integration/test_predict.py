@@ -51,6 +51,29 @@ def test_a_folder_with_broken_files(anomalib: Terminal) -> None:
     }
 
 
+def test_two_processes_write_one_table_and_page_with_each_image_once(anomalib: Terminal) -> None:
+    layouts.write_images(anomalib.folder / "photos", 11)
+    (anomalib.folder / "photos/004.png").write_text("no image")
+    command = ("predict", *SDP, "--model.class_name", "nut", "--model.visualizer", "false", "--data", "photos")
+    results = anomalib.folder / "results/SDP/latest"
+    anomalib(*command, succeeds=False)
+    expected = read(results)
+    (results / "report.html").unlink()
+
+    devices = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    output = anomalib(*command, *devices, succeeds=False)
+
+    assert "2 processes" in output
+    assert "1 of 11 files could not be read" in output
+    table = read(results)
+    assert [row["path"] for row in table] == [row["path"] for row in expected]
+    for row, other in zip(table, expected, strict=True):
+        assert float(row.pop("score") or -1) == pytest.approx(float(other.pop("score") or -1), abs=1e-6)
+        assert row == other
+    page = (results / "report.html").read_text("utf-8")
+    assert [page.count(f'"n":"{number:03d}.png"') for number in range(11)] == [1, 1, 1, 1, 0, *[1] * 6]
+
+
 def test_a_list_of_several_classes_calibrated_on_itself(anomalib: Terminal) -> None:
     lines = ["path,class_name"]
     for name in ("nut", "carpet"):
