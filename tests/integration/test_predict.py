@@ -4,9 +4,6 @@
 
 import csv
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,6 @@ from PIL import Image, ImageDraw
 import layouts
 from terminal import Terminal
 from tiny import ON_TINY
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 pytestmark = pytest.mark.slow
 
@@ -102,26 +97,6 @@ def test_a_single_file_and_the_heads_of_sdp_plus(anomalib: Terminal) -> None:
 
     [row] = read(anomalib.folder / "results/SDPPlus/latest")
     assert (Path(row["path"]).name, row["class_name"], row["error"]) == ("000.png", "object", "")
-
-
-def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
-    layouts.write_images(tmp_path / "photos", 21)
-    (tmp_path / "images.csv").write_text("photos/000.png,gasket\nphotos/001.png,nut\n")
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "predict.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    script = "\n".join(blocks).replace("SDP()", 'SDP("clipad-tiny")')
-    assert "clipad-tiny" in script
-
-    process = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=Terminal(tmp_path).environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert len(read(tmp_path / "out")) == 21
 
 
 def test_tiles_of_photographs_of_any_size_with_boxes_in_the_pictures(anomalib: Terminal) -> None:
