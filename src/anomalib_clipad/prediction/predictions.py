@@ -194,6 +194,9 @@ def in_batches(images: Images, class_name: str | Sequence[str] | None, batch_siz
 
 
 def _listed(images: Images, class_name: str | Sequence[str] | None) -> Iterator[ListedImage]:
+    if class_name is not None and not all([class_name] if isinstance(class_name, str) else class_name):
+        msg = "Expected class_name to be a string that is not blank, but got ''. Use 'object' where it is unknown."
+        raise ValueError(msg)
     if isinstance(images, str | Path):
         found = list_images(images)
         if class_name is None:
