@@ -66,7 +66,16 @@ class ClipCheckpoint(_Base):
         """
         del weights_only
         file = open_checkpoint(checkpoint_path, cls, options)
-        return super().load_from_checkpoint(file, map_location, hparams_file, strict, **options)
+        try:
+            return super().load_from_checkpoint(file, map_location, hparams_file, strict, **options)
+        except Exception as error:  # of many kinds, where values are not what they seem
+            if isinstance(error, OSError) or str(error).startswith("Expected "):  # of ours, or of the disk
+                raise
+            msg = (
+                f"Expected checkpoint to be one of {cls.__name__}, but got {checkpoint_path}: it is damaged, "
+                f"{type(error).__name__}: {error}"
+            )
+            raise ValueError(msg) from error
 
     @classmethod
     def load(cls, checkpoint: str | Path, **options: Any) -> "Self":

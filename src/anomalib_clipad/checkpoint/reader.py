@@ -4,7 +4,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +17,10 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from anomalib_clipad.checkpoint.head_files import CHECKPOINT_KEY, CHECKPOINT_METADATA
 
 logger = logging.getLogger(__name__)
+
+_ENTRIES = {"pytorch-lightning_version": str, "state_dict": dict, "hyper_parameters": dict}
+_OWN_ENTRIES = {"class_names": list, "backbone": str, "fingerprint": str, "settings": dict, "input": dict}
+"""What every checkpoint has, and of which kind."""
 
 
 def open_checkpoint(source: str | Path | IO[bytes], model: type, options: Mapping[str, Any]) -> BytesIO:
@@ -107,4 +111,16 @@ def _checked(load: Callable[[], Any], source: object) -> dict[str, Any]:
             f"{expected} it holds something else. Checkpoints are written by anomalib's engine, see its results folder."
         )
         raise ValueError(msg)
+    damaged = [*_misshapen(content, _ENTRIES), *_misshapen(content[CHECKPOINT_KEY], _OWN_ENTRIES)]
+    if damaged:
+        msg = f"{expected} it is damaged, without what is its {damaged[0]}."
+        raise ValueError(msg)
     return content
+
+
+def _misshapen(content: Any, entries: Mapping[str, type]) -> Iterator[str]:
+    """Names of entries that are missing or of another kind."""
+    for name, kind in entries.items():
+        value = content.get(name) if isinstance(content, Mapping) else None
+        if not isinstance(value, kind) or (isinstance(value, dict) and not all(isinstance(key, str) for key in value)):
+            yield name

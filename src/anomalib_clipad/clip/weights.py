@@ -72,10 +72,11 @@ def _read_tensors(path: Path) -> object:
 
 def _is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive, such as OpenAI's own files; their zip has a part for constants."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+    except Exception:  # noqa: BLE001 - no zip, or a damaged one, of which the readers tell; errors are of many kinds
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
 def is_openai_format(weights: Mapping[str, Tensor]) -> bool:

@@ -16,7 +16,6 @@ MAX_SIDE = 176
 """Pixels of a picture's longer side."""
 
 _COLOURS = (np.asarray(mpl.colormaps["inferno"](np.arange(256)))[:, :3] * 255).astype(np.uint8)
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 _OUTLINE = (64, 224, 255)  # a colour that inferno does not have
 
 
@@ -26,7 +25,7 @@ def open_image(path: str, side: int = MAX_SIDE) -> Image.Image | None:
         with Image.open(path) as file:
             file.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction of its size
             image = file.convert("RGB")
-    except _UNREADABLE:
+    except Exception:  # noqa: BLE001 - Pillow raises errors of many kinds for damaged files
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
     return image
@@ -37,7 +36,7 @@ def is_upright(path: str) -> bool:
     try:
         with Image.open(path) as file:
             return file.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    except _UNREADABLE:
+    except Exception:  # noqa: BLE001 - Pillow raises errors of many kinds for damaged files
         return False
 
 
@@ -57,7 +56,7 @@ def open_mask(path: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:
     try:
         with Image.open(path) as file:
             full = np.asarray(file if file.mode == "P" else file.convert("L")) > 0
-    except _UNREADABLE:
+    except Exception:  # noqa: BLE001 - Pillow raises errors of many kinds for damaged files
         return None
     shares = np.asarray(Image.fromarray(full.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX))
     mask = shares >= 0.5
