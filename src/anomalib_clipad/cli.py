@@ -3,6 +3,8 @@
 """The command ``anomalib-clipad``: what anomalib's own command line cannot do."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +36,13 @@ def main(arguments: list[str] | None = None) -> None:
             help="score what arrives in a folder, a video or a camera, and go on after a restart",
         )
         options = parser.parse_args(given)
-        if options.subcommand == "watch":
-            # What a checkpoint was saved with is changed by what is typed, not by defaults.
-            options.watch.model = parser.parse_args(given, defaults=False).watch.model
-        run = {"compare": _compare, "report": _report, "backbones": _backbones, "watch": _watch}[options.subcommand]
-        status = run(options[options.subcommand])
+        run: dict[str, Callable[[Namespace], int]] = {
+            "compare": _compare,
+            "report": _report,
+            "backbones": _backbones,
+            "watch": partial(_watch, given),
+        }
+        status = run[options.subcommand](options[options.subcommand])
     except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     sys.exit(status)
@@ -153,19 +157,19 @@ def _watch_parser(*, full: bool) -> ArgumentParser:
     return parser
 
 
-def _watch(options: Namespace) -> int:
+def _watch(given: list[str], options: Namespace) -> int:
     import torch
 
-    from anomalib_clipad.scale.scorer import ScorerSpec
+    from anomalib_clipad.scale.model_spec import ModelSpec
     from anomalib_clipad.scale.watch import WatchOptions, watch
 
     arguments = options.as_dict()
-    model, ckpt_path, device, batch_size = (
-        arguments.pop(name) for name in ("model", "ckpt_path", "device", "batch_size")
-    )
+    device, ckpt_path, _ = (arguments.pop(name) for name in ("device", "ckpt_path", "model"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    spec = ScorerSpec(model["class_path"], model.get("init_args", {}), ckpt_path, device=device, batch_size=batch_size)
+    # Without defaults: a checkpoint keeps the arguments that nobody gives anew.
+    told = _watch_parser(full=True).parse_args(given[given.index("watch") + 1 :], defaults=False).as_dict()["model"]
+    spec = ModelSpec(told["class_path"], told.get("init_args", {}), ckpt_path, device)
     try:
         return watch(WatchOptions(spec=spec, **arguments))
     except FileNotFoundError:

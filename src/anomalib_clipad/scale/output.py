@@ -2,33 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a watch: of one process at a time, and of the settings that it was begun with."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from anomalib_clipad.base.files import atomic_write
-from anomalib_clipad.base.text import printable
 from anomalib_clipad.prediction.table import JSON_FILE
-from anomalib_clipad.scale.scorer import ScorerSpec
 
 SETTINGS_FILE, LOCK_FILE = "_settings.json", "_lock"
 
 _ABSENT = "nothing"
-
-
-def describe(spec: ScorerSpec, source: str, every: int) -> dict[str, str]:
-    """All that scores and rows depend on; arguments of the model by name, files by their content."""
-    described = spec.describe()
-    del described["arguments"]
-    return {
-        "input": printable(source),
-        "every": str(every),
-        **{name: value for name, value in described.items() if value},
-        **{f"model.{name}": _value(value) for name, value in spec.init_args.items()},
-    }
 
 
 def require_same(folder: Path, settings: Mapping[str, str]) -> None:
@@ -99,15 +83,3 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _value(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    path = Path(text) if isinstance(value, str) else None
-    if path is None or not path.is_file():
-        return printable(text)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return f"{printable(path.name)} (SHA-256 {digest.hexdigest()[:16]})"

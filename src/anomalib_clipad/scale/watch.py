@@ -15,20 +15,19 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalib_clipad import SDP, SDPPlus
 from anomalib_clipad.base.text import printable
 from anomalib_clipad.data.image_files import Unreadable, read_image
-from anomalib_clipad.data.image_loader import THREADS
+from anomalib_clipad.data.image_loader import BATCH_SIZE, THREADS
 from anomalib_clipad.prediction.page import PAGE_FILE
 from anomalib_clipad.prediction.table import CSV_FILE, PredictionRow
 from anomalib_clipad.scale.album import Album
 from anomalib_clipad.scale.arrivals import Arrivals, observed, stamp_of
 from anomalib_clipad.scale.journal import Journal, Stamp
 from anomalib_clipad.scale.live import newest
+from anomalib_clipad.scale.model_spec import ModelSpec
 from anomalib_clipad.scale.notify import TIMEOUT, Command, Outbox, Post, Target
-from anomalib_clipad.scale.output import describe, keep, owned, require_same
+from anomalib_clipad.scale.output import keep, owned, require_same
 from anomalib_clipad.scale.recorder import Recorder, Taken
-from anomalib_clipad.scale.scorer import ModelScorer, ScorerSpec
 from anomalib_clipad.scale.video import Frame, Video, number_of
 
 logger = logging.getLogger(__name__)
@@ -46,6 +45,7 @@ class WatchOptions:
         spec: What scores.
         folder: Folder that fills up.
         input: Instead, a video file, a camera's number or an address.
+        batch_size: Images scored at once.
         every: Which frames are scored: each whose number this divides.
         settle: Seconds without a change after which a file is complete.
         refresh: Least seconds between two times that tables and page are written.
@@ -60,9 +60,10 @@ class WatchOptions:
     """
 
     output: Path
-    spec: ScorerSpec
+    spec: ModelSpec
     folder: str | None = None
     input: str | None = None
+    batch_size: int = BATCH_SIZE
     every: int = 1
     settle: float = 1.0
     refresh: float = 30.0
@@ -78,7 +79,7 @@ class WatchOptions:
                 "none." if self.folder is None else "both. Leave out one."
             )
             raise ValueError(msg)
-        for name, least in (("every", 1), ("settle", 0), ("refresh", 0), ("shown", 1)):
+        for name, least in (("batch_size", 1), ("every", 1), ("settle", 0), ("refresh", 0), ("shown", 1)):
             if getattr(self, name) < least:
                 msg = f"Expected --{name} to be at least {least}, but got {getattr(self, name)}."
                 raise ValueError(msg)
@@ -107,10 +108,10 @@ def watch(options: WatchOptions) -> int:
     video = None if options.input is None else Video(options.input)
     source = os.path.abspath(str(options.folder)) if video is None else video.name  # noqa: PTH100 - keeps links
     with owned(options.output):
-        settings = describe(options.spec, source, options.every)
+        settings = {"input": printable(source), "every": str(options.every), **options.spec.describe()}
         require_same(options.output, settings)
         journal = Journal(options.output)
-        model = _model(options.spec)
+        model = options.spec.make()
         keep(options.output, settings)  # not before: arguments that make no model can still be put right
         page = model.page
         album = (
@@ -131,26 +132,6 @@ def watch(options: WatchOptions) -> int:
     place = options.output / (PAGE_FILE if page else CSV_FILE)
     _say(f"{len(rows)} images done, {broken} of them could not be read. See {place}.")
     return 1 if broken or (video is not None and video.live and not stop.is_set()) else 0
-
-
-def _model(spec: ScorerSpec) -> SDP | SDPPlus:
-    scorer = spec.make()
-    if not isinstance(scorer, ModelScorer):
-        msg = "Expected a model or its checkpoint, but got an exported file, which has no maps for the page."
-        raise TypeError(msg)
-    model = scorer.model
-    for name, used in (
-        ("pool", model.pool is not None),
-        ("calibrate_unlabelled", model.calibrate_unlabelled is not False),
-    ):
-        if used:
-            msg = (
-                f"Expected --model.{name} false, since it needs all images at once, but a watch scores them as they "
-                "come. Calibrate on earlier images by --model.labels or --model.known_good, or give a "
-                "calibrated --ckpt_path."
-            )
-            raise ValueError(msg)
-    return model
 
 
 @contextmanager
@@ -210,7 +191,7 @@ def _watch_folder(
             if time.monotonic() - scanned >= _RESCAN:
                 arrivals.scan(folder, time.time())
                 scanned = time.monotonic()
-            taken = arrivals.take(time.monotonic(), options.spec.batch_size)
+            taken = arrivals.take(time.monotonic(), options.batch_size)
             batch = [
                 each for each in readers.map(lambda file: _read(file[0], file[1], arrivals), taken) if each is not None
             ]
@@ -243,9 +224,7 @@ def _watch_video(recorder: Recorder, video: Video, options: WatchOptions, stop: 
     last = number_of(entries[-1].row.path) if entries else -1
     frames = video.frames(options.every, last)
     with nullcontext() if video.live else closing(frames):  # a camera's are read, and closed, in a thread
-        batches = (
-            newest(frames, options.spec.batch_size, stop) if video.live else _batches(frames, options.spec.batch_size)
-        )
+        batches = newest(frames, options.batch_size, stop) if video.live else _batches(frames, options.batch_size)
         for batch in batches:
             recorder.record([Taken(frame.name, frame.image, seconds=frame.seconds) for frame in batch])
             recorder.report()
