@@ -205,7 +205,8 @@ def test_other_settings_damaged_files_and_a_second_process_are_refused(tmp_path:
         assert second(*arguments, *MODEL, "--once") == 2
         assert "another process writes to out. Choose another one." in second.printed()
     finally:
-        os.kill(process.pid, signal.SIGINT)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGINT)
         process.join(30)
     assert process.exitcode == 0
     assert watch(*arguments, *MODEL[:-1], "nut", "--once") == 2

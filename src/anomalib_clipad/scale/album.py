@@ -15,7 +15,7 @@ from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.prediction.page import Gallery, Planes, write_page
 from anomalib_clipad.prediction.page.gallery import FOLDER, Shown
 from anomalib_clipad.prediction.table import PredictionRow, as_line
-from anomalib_clipad.scale.journal import Lines
+from anomalib_clipad.scale.journal import Journal, Lines
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Album:
 
     Args:
         folder: Folder of the output.
-        rows: Rows of the images that are done, whose positions count from 0.
+        rows: Rows of the images that are shown, of those that are done.
         most: Images that are kept; pictures of older ones are removed.
         model: Name of the model.
 
@@ -43,11 +43,10 @@ class Album:
         self._kept: deque[tuple[Shown, dict[str, Any]]] = deque(maxlen=most)
         path = folder / FOLDER / SIDE_FILE
         self._lines = Lines(path)
-        # Of an image that was not done when the process was killed there is a line, but no row. Later lines count.
-        known = {line["position"]: line for line in self._lines.values if line["position"] < len(rows)}
-        readable = [row for row in rows if row.error is None][-most:]
+        # Of an image that was not done when the process was killed there may be a line. Later lines count.
+        known = {line["position"]: line for line in self._lines}
         lost = 0
-        for row in readable:
+        for row in rows:
             line = known.get(row.position)
             if line is None or line["path"] != row.path:
                 lost += 1
@@ -59,7 +58,6 @@ class Album:
             draft.write_text(
                 "".join(as_line(line) for _, line in self._kept), encoding="utf-8", errors="backslashreplace"
             )
-        self._lines.values.clear()
 
     def add(self, images: Sequence[tuple[PredictionRow, Planes, Tensor | None]]) -> None:
         """Add images, with small pictures (3, h, w) of them; they are shown once their rows are given to a page."""
@@ -100,6 +98,12 @@ class Album:
                 gallery.maxima.append(line["peak"])
         skipped = [row for row in rows if row.error is not None][-(self._kept.maxlen or 0) :]
         return write_page(gallery, skipped, self.model)
+
+
+def album_of(journal: Journal, folder: Path, most: int, model: str) -> Album:
+    """The album of an output as it was left, see :class:`Album`."""
+    shown = {entry.row.position for entry in [each for each in journal.entries if each.row.error is None][-most:]}
+    return Album(folder, [entry.row for entry in journal.whole(shown)], most, model)
 
 
 def _shown(row: PredictionRow, line: dict[str, Any]) -> Shown:

@@ -5,14 +5,16 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from anomalib_clipad.prediction.table import JSON_FILE, PredictionRow, as_line, from_json, to_json
 
 logger = logging.getLogger(__name__)
+
+_BLOCK = 2**16
 
 Stamp = tuple[int, int]
 """Bytes of a file, and when it was last modified, in nanoseconds: another stamp is another image."""
@@ -67,21 +69,34 @@ class Lines:
 
     Raises:
         OSError: If it cannot be read or written.
-        ValueError: If one of its lines is not JSON.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            file.seek(0)
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
+            size = file.seek(0, os.SEEK_END)
+            whole = _end_of_last_line(file, size)
+            if whole < size:
                 logger.warning("Cut off the last line of %s, which was not written to its end.", path)
                 file.truncate(whole)
-        self.values = list(self._parse(content[:whole]))
-        """What was in it."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Read the lines, one by one.
+
+        Raises:
+            ValueError: If one is not JSON.
+        """
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield dict(json.loads(line))
+                except (TypeError, ValueError) as error:
+                    msg = (
+                        f"Expected line {number} of {self.path} to be JSON, but got {line.rstrip()[:40]!r}. Put the file "
+                        "back as it was written, remove that line, or choose another output."
+                    )
+                    raise ValueError(msg) from error
 
     def append(self, values: Sequence[Mapping[str, Any]]) -> None:
         """Add lines; when this returns they are on the disk.
@@ -101,16 +116,18 @@ class Lines:
                 file.truncate(before)
                 raise
 
-    def _parse(self, content: bytes) -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-            try:
-                yield dict(json.loads(line))
-            except (TypeError, ValueError) as error:  # noqa: PERF203 - raised at once
-                msg = (
-                    f"Expected line {number} of {self.path} to be JSON, but got {line[:40]!r}. Put the file back as it "
-                    "was written, remove that line, or choose another output."
-                )
-                raise ValueError(msg) from error
+
+def _end_of_last_line(file: IO[bytes], size: int) -> int:
+    """Place after the last line feed."""
+    end = size
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 class Journal:
@@ -133,14 +150,14 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._lines = Lines(folder / JSON_FILE)
         try:
-            self.entries = [Entry.from_json(values, number) for number, values in enumerate(self._lines.values)]
+            self.entries = [_without_regions(entry) for entry in self._read()]
+            """The images, without their regions, which would take most of the memory."""
         except (KeyError, TypeError) as error:
             msg = (
                 f"Expected {self._lines.path} to be written by `anomalib-clipad watch`, but a line has no "
                 f"{error.args[0] if isinstance(error, KeyError) else 'valid regions'}. Choose another output."
             )
             raise ValueError(msg) from error
-        self._lines.values.clear()
         self._newest = {entry.row.path: entry for entry in self.entries}
 
     def __len__(self) -> int:
@@ -153,8 +170,16 @@ class Journal:
             OSError: If they cannot be written; then none of them is done.
         """
         self._lines.append([entry.to_json() for entry in entries])
-        self.entries += entries
-        self._newest |= {entry.row.path: entry for entry in entries}
+        kept = [_without_regions(entry) for entry in entries]
+        self.entries += kept
+        self._newest |= {entry.row.path: entry for entry in kept}
+
+    def whole(self, positions: Collection[int]) -> list[Entry]:
+        """Images at some positions with their regions, read again from the file."""
+        return [entry for entry in self._read() if entry.row.position in positions] if positions else []
+
+    def _read(self) -> Iterator[Entry]:
+        return (Entry.from_json(values, number) for number, values in enumerate(self._lines))
 
     @property
     def stamps(self) -> dict[str, Stamp | None]:
@@ -169,3 +194,7 @@ class Journal:
     def newest(self) -> list[PredictionRow]:
         """What was last said of each file, in the order in which it was."""
         return sorted((entry.row for entry in self._newest.values()), key=lambda row: row.position)
+
+
+def _without_regions(entry: Entry) -> Entry:
+    return replace(entry, row=replace(entry.row, regions=None))

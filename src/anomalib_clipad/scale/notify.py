@@ -173,19 +173,21 @@ class Outbox:
         self.failure: OSError | None = None
         """Why it cannot be written any more who was told."""
         self._lines = Lines(folder / SENT_FILE)
-        self._told = {(line["position"], line["target"]) for line in self._lines.values if line["error"] is None}
-        self._lines.values.clear()
+        self._told = {(line["position"], line["target"]) for line in self._lines if line["error"] is None}
         self._queue: SimpleQueue[tuple[Entry, Target] | None] = SimpleQueue()
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def due(self, entries: Iterable[Entry]) -> set[int]:
+        """Positions of the images of which someone is still to be told."""
+        return {entry.row.position for entry in entries if self._untold(entry)}
+
     def put(self, entries: Iterable[Entry]) -> None:
         """Tell those of the images that are due, who was not told yet."""
         for entry in entries:
-            for name in entry.notify:
-                if name in self.targets and (entry.row.position, name) not in self._told:
-                    self._queue.put((entry, self.targets[name]))
+            for name in self._untold(entry):
+                self._queue.put((entry, self.targets[name]))
 
     def close(self, patience: float | None = None) -> None:
         """Wait until all are told, or for some seconds; what is left is due at the next start."""
@@ -194,6 +196,9 @@ class Outbox:
         if self._thread.is_alive():
             self._hurry.set()
             logger.warning("Stopped before all were told. The next start tells the rest, if it has the same targets.")
+
+    def _untold(self, entry: Entry) -> list[str]:
+        return [name for name in entry.notify if name in self.targets and (entry.row.position, name) not in self._told]
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None and not self._hurry.is_set():

@@ -20,7 +20,7 @@ from anomalib_clipad.data.image_files import Unreadable, read_image
 from anomalib_clipad.data.image_loader import BATCH_SIZE, THREADS
 from anomalib_clipad.prediction.page import PAGE_FILE
 from anomalib_clipad.prediction.table import CSV_FILE, PredictionRow
-from anomalib_clipad.scale.album import Album
+from anomalib_clipad.scale.album import album_of
 from anomalib_clipad.scale.arrivals import Arrivals, observed, stamp_of
 from anomalib_clipad.scale.journal import Journal, Stamp
 from anomalib_clipad.scale.live import newest
@@ -110,16 +110,14 @@ def watch(options: WatchOptions) -> int:
     with owned(options.output):
         settings = {"input": printable(source), "every": str(options.every), **options.spec.describe()}
         require_same(options.output, settings)
-        journal = Journal(options.output)
         model = options.spec.make()
         keep(options.output, settings)  # not before: arguments that make no model can still be put right
+        journal = Journal(options.output)
         page = model.page
-        album = (
-            Album(options.output, [each.row for each in journal.entries], options.shown, model.name) if page else None
-        )
+        album = album_of(journal, options.output, options.shown, model.name) if page else None
         before = len(journal)
         outbox = Outbox(options.output, targets)
-        outbox.put(journal.entries)
+        outbox.put(journal.whole(outbox.due(journal.entries)))
         recorder = Recorder(model, options.output, journal, outbox, album, options.refresh, _tell)
         _say(f"Watching {printable(source)}: {before} images were done before.")
         with _until_told_to_stop() as stop, _kept(recorder, outbox, stop):

@@ -16,7 +16,7 @@ from anomalib_clipad.data.image_files import read_image
 from anomalib_clipad.prediction.page import PAGE_FILE
 from anomalib_clipad.prediction.page.gallery import FOLDER
 from anomalib_clipad.prediction.table import CSV_FILE, JSON_FILE
-from anomalib_clipad.scale.album import SIDE_FILE, Album
+from anomalib_clipad.scale.album import SIDE_FILE, album_of
 from anomalib_clipad.scale.journal import Journal
 from anomalib_clipad.scale.notify import Outbox
 from anomalib_clipad.scale.recorder import Recorder, Taken
@@ -37,7 +37,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def start(model: SDP, folder: Path, *, most: int = 100, refresh: float = 0.0) -> Recorder:
     journal = Journal(folder)
-    album = Album(folder, [entry.row for entry in journal.entries], most, "SDP")
+    album = album_of(journal, folder, most, "SDP")
     return Recorder(model, folder, journal, Outbox(folder), album, refresh)
 
 
