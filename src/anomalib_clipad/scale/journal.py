@@ -91,10 +91,10 @@ class Lines:
             for number, line in enumerate(file, start=1):
                 try:
                     yield dict(json.loads(line))
-                except (TypeError, ValueError) as error:
+                except (TypeError, ValueError) as error:  # noqa: PERF203 - raised at once
                     msg = (
-                        f"Expected line {number} of {self.path} to be JSON, but got {line.rstrip()[:40]!r}. Put the file "
-                        "back as it was written, remove that line, or choose another output."
+                        f"Expected line {number} of {self.path} to be JSON, but got {line.rstrip()[:40]!r}. Put the "
+                        "file back as it was written, remove that line, or choose another output."
                     )
                     raise ValueError(msg) from error
 
