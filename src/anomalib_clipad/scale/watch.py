@@ -190,9 +190,13 @@ def _watch_folder(
                 arrivals.scan(folder, time.time())
                 scanned = time.monotonic()
             taken = arrivals.take(time.monotonic(), options.batch_size)
-            batch = [
-                each for each in readers.map(lambda file: _read(file[0], file[1], arrivals), taken) if each is not None
-            ]
+            batch = []
+            for (path, _), image in zip(taken, readers.map(_read, taken), strict=True):
+                if image is None:
+                    logger.info("%s changed, or was removed, while it was read.", printable(path))
+                    arrivals.saw(path)
+                elif image.error is None or image.stamp is None or not arrivals.again(path, image.stamp):
+                    batch.append(image)
             if batch:
                 recorder.record(batch)
             elif not taken:
@@ -202,19 +206,17 @@ def _watch_folder(
             recorder.report()
 
 
-def _read(path: str, stamp: Stamp, arrivals: Arrivals) -> Taken | None:
-    """Read a file; nothing where it changed meanwhile, or is tried again."""
+def _read(file: tuple[str, Stamp]) -> Taken | None:
+    """Read a file; nothing where it is no longer the one that arrived."""
+    path, stamp = file
     image = read_image(path)
-    now = stamp_of(path)
-    if now != stamp:
-        if now is None:
-            logger.warning("%s was removed before it was scored.", printable(path))
-        else:
-            arrivals.saw(path)
+    if stamp_of(path) != stamp:
         return None
-    if isinstance(image, Unreadable):
-        return None if arrivals.again(path, stamp) else Taken(path, error=image.reason, stamp=stamp)
-    return Taken(path, image, stamp=stamp)
+    return (
+        Taken(path, error=image.reason, stamp=stamp)
+        if isinstance(image, Unreadable)
+        else Taken(path, image, stamp=stamp)
+    )
 
 
 def _watch_video(recorder: Recorder, video: Video, options: WatchOptions, stop: threading.Event) -> None:

@@ -33,6 +33,7 @@ def test_a_video_that_ends_early_is_said(tmp_path: Path, caplog: pytest.LogCaptu
         found = [frame.number for frame in Video(str(path)).frames(every=1)]
     assert found == [*range(len(found))]
     assert 5 < len(found) < 25
+    assert f"clip.avi ended after {len(found)} of 30 frames: it may be damaged" in caplog.text
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
