@@ -129,7 +129,10 @@ def watch(options: WatchOptions) -> int:
     broken = sum(row.error is not None for row in rows)
     place = options.output / (PAGE_FILE if page else CSV_FILE)
     _say(f"{len(rows)} images done, {broken} of them could not be read. See {place}.")
-    return 1 if broken or (video is not None and video.live and not stop.is_set()) else 0
+    ended = video is not None and video.live and not stop.is_set()
+    if ended:
+        logger.warning("%s gave no more frames. Start the same command again to go on.", printable(source))
+    return 1 if broken or ended else 0
 
 
 @contextmanager
