@@ -3,6 +3,8 @@
 """The command ``anomalib-clipad``: what anomalib's own command line cannot do."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +33,20 @@ def main(arguments: list[str] | None = None) -> None:
         commands.add_subcommand(
             "demo", _demo_parser(full="demo" in given), help="serve a page to try a model on images of your own"
         )
+        commands.add_subcommand(
+            "watch",
+            _watch_parser(full="watch" in given),
+            help="score what arrives in a folder, a video or a camera, and go on after a restart",
+        )
         options = parser.parse_args(given)
-        run = {"compare": _compare, "report": _report, "backbones": _backbones, "demo": _demo}[options.subcommand]
-        status = run(options[options.subcommand])
+        run: dict[str, Callable[[Namespace], int]] = {
+            "compare": _compare,
+            "report": _report,
+            "backbones": _backbones,
+            "demo": _demo,
+            "watch": partial(_watch, given),
+        }
+        status = run[options.subcommand](options[options.subcommand])
     except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     sys.exit(status)
@@ -139,6 +152,52 @@ def _report(options: Namespace) -> int:
     write_report(options.output)
     sys.stdout.write(f"Report: {options.output}/index.html\n")
     return 0
+
+
+def _watch_parser(*, full: bool) -> ArgumentParser:
+    parser = ArgumentParser(description="Score images as they arrive, and keep tables and a page of them.")
+    parser.add_argument("folder", nargs="?", help="folder that fills up; those in it too")
+    parser.add_argument("--input", help="instead of a folder, a video file, a camera's number or an address (rtsp://…)")
+    parser.add_argument("--every", type=int, default=1, help="of a video, score each frame whose number this divides")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the tables, the page, and what is done")
+    if full:
+        from anomalib_clipad import SDP, SDPPlus
+
+        parser.add_subclass_arguments((SDP, SDPPlus), "model", required=True, help="anomalib_clipad.SDP or SDPPlus")
+    parser.add_argument("--ckpt_path", help="checkpoint of the model")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto: a GPU where there is one")
+    parser.add_argument("--batch_size", type=int, default=8, help="images scored at once")
+    parser.add_argument("--settle", type=float, default=1.0, help="seconds after whose quiet a file is complete")
+    parser.add_argument("--refresh", type=float, default=30.0, help="least seconds between two pages")
+    parser.add_argument("--shown", type=int, default=2000, help="images on the page, the newest ones")
+    parser.add_argument("--once", action="store_true", help="score what is there, and end")
+    parser.add_argument("--poll", action="store_true", help="look at all files each second: for network drives")
+    parser.add_argument("--command", help="run this for each anomalous image, as in 'notify.sh {path} {score}'")
+    parser.add_argument("--post", help="send the row of each anomalous image to this address, as JSON")
+    return parser
+
+
+def _watch(given: list[str], options: Namespace) -> int:
+    import torch
+
+    from anomalib_clipad.scale.model_spec import ModelSpec
+    from anomalib_clipad.scale.watch import WatchOptions, watch
+
+    arguments = options.as_dict()
+    device, ckpt_path, _ = (arguments.pop(name) for name in ("device", "ckpt_path", "model"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Without defaults: a checkpoint keeps the arguments that nobody gives anew.
+    told = _watch_parser(full=True).parse_args(given[given.index("watch") + 1 :], defaults=False).as_dict()["model"]
+    spec = ModelSpec(told["class_path"], told.get("init_args", {}), ckpt_path, device)
+    try:
+        return watch(WatchOptions(spec=spec, **arguments))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        # Not a wrong argument: what is done is kept.
+        sys.stderr.write(f"anomalib-clipad watch: {error}\n")
+        return 1
 
 
 if __name__ == "__main__":

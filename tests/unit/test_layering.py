@@ -40,6 +40,8 @@ LAYERS = (
 DEPTH = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}
 HOST = {"anomalib", "lightning"}
 HOST_FREE = {"clip", "base", "_version"}
+# What a unit may import besides, if these extras are installed.
+EXTRAS = {"compare": ("compare",), "demo": ("demo",), "scale": ("ray", "watch")}
 # Distributions that are named otherwise than what is imported.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -243,11 +245,10 @@ def test_libraries_are_imported_where_the_design_has_them() -> None:
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["project"]
     base, extras, imports = project["dependencies"], project["optional-dependencies"], read_imports(ROOT)
-    for room in ("compare", "demo"):
-        of_room = {module: names for module, names in imports.items() if module.split(".")[0] == room}
-        assert undeclared_libraries(of_room, [*base, *extras[room]]) == []
-    others = {module: names for module, names in imports.items() if module.split(".")[0] not in {"compare", "demo"}}
-    assert undeclared_libraries(others, base) == []
+    for unit in DEPTH:
+        own = {module: names for module, names in imports.items() if module.split(".")[0] == unit}
+        added = [line for extra in EXTRAS.get(unit, ()) for line in extras[extra]]
+        assert undeclared_libraries(own, [*base, *added]) == []
 
 
 def test_no_cycles() -> None:

@@ -5,10 +5,10 @@
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from anomalib.data import ImageBatch, InferenceBatch
 from torch import Tensor
@@ -138,20 +138,51 @@ def write_tables(folder: str | Path, rows: Iterable[PredictionRow]) -> tuple[Pat
 
     Bytes of a file name that are not UTF-8 are written as escapes, which JSON readers undo.
     """
-    table, lines = Path(folder) / CSV_FILE, Path(folder) / JSON_FILE
     in_order = ordered(rows)
-    cells = [_cells(row) for row in in_order]
+    table, lines = write_csv(folder, in_order), Path(folder) / JSON_FILE
+    with atomic_write(lines) as draft, _open(draft) as file:
+        file.writelines(as_line(to_json(row)) for row in in_order)
+    return table, lines
+
+
+def write_csv(folder: str | Path, rows: Iterable[PredictionRow]) -> Path:
+    """Write ``predictions.csv`` alone, in the order given; return its path."""
+    table = Path(folder) / CSV_FILE
     with atomic_write(table) as draft, _open(draft) as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         # Booleans as in JSON.
-        writer.writerows([str(cell).lower() if isinstance(cell, bool) else cell for cell in row] for row in cells)
-    with atomic_write(lines) as draft, _open(draft) as file:
-        for row, values in zip(in_order, cells, strict=True):
-            regions = None if row.regions is None else [asdict(region) for region in row.regions]
-            line = {**dict(zip(_COLUMNS, values, strict=True)), "regions": regions}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return table, lines
+        writer.writerows(
+            [str(cell).lower() if isinstance(cell, bool) else cell for cell in _cells(row)] for row in rows
+        )
+    return table
+
+
+def to_json(row: PredictionRow) -> dict[str, Any]:
+    """What a line of ``predictions.jsonl`` says of an image."""
+    regions = None if row.regions is None else [asdict(region) for region in row.regions]
+    return {**dict(zip(_COLUMNS, _cells(row), strict=True)), "regions": regions}
+
+
+def from_json(values: Mapping[str, Any], position: int) -> PredictionRow:
+    """Row of a line of ``predictions.jsonl``, and of ``original_size`` where it has that; other keys are ignored.
+
+    Raises:
+        KeyError: If a column is missing.
+        TypeError: If a region is not one.
+    """
+    regions, size = values["regions"], values.get("original_size")
+    return PredictionRow(
+        **{name: values[name] for name in _COLUMNS},
+        position=position,
+        original_size=None if size is None else (size[0], size[1]),
+        regions=None if regions is None else [Region(**{**each, "box": tuple(each["box"])}) for each in regions],
+    )
+
+
+def as_line(values: Mapping[str, Any]) -> str:
+    """A line of JSON; to be encoded with ``backslashreplace``, see :func:`write_tables`."""
+    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _open(path: Path) -> TextIO:
