@@ -3,6 +3,8 @@
 """The command ``anomalib-clipad``: what anomalib's own command line cannot do."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,18 @@ def main(arguments: list[str] | None = None) -> None:
         )
         commands.add_subcommand("report", _report_parser(), help="write the report of a comparison again")
         commands.add_subcommand("backbones", _backbones_parser(), help="list the backbones with their size and cost")
+        commands.add_subcommand(
+            "score", _score_parser(full="score" in given), help="score very many images, on many cores or machines"
+        )
         options = parser.parse_args(given)
-        run = {"compare": _compare, "report": _report, "backbones": _backbones}[options.subcommand]
-        status = run(options[options.subcommand])
-    except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
+        run: dict[str, Callable[[Namespace], int]] = {
+            "compare": _compare,
+            "report": _report,
+            "backbones": _backbones,
+            "score": partial(_score, given),
+        }
+        status = run[options.subcommand](options[options.subcommand])
+    except (OSError, ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     sys.exit(status)
 
@@ -60,6 +70,39 @@ def _backbones_parser() -> ArgumentParser:
     parser.add_argument("--match", default="", help="only those whose names contain this, such as siglip2")
     parser.add_argument("--refused", action="store_true", help="list open_clip's other models, and why they are none")
     return parser
+
+
+def _score_parser(*, full: bool) -> ArgumentParser:
+    parser = ArgumentParser(description="Score images by Ray Data; what is finished is kept, and not scored again.")
+    parser.add_argument("--input", required=True, help="folder, or .csv or .parquet file with a column path")
+    parser.add_argument(
+        "--output", required=True, help="folder of Parquet files that is written, such as scores.parquet"
+    )
+    if full:
+        from anomalib_clipad import SDP, SDPPlus
+
+        parser.add_subclass_arguments((SDP, SDPPlus), "model", required=False, instantiate=False)
+    parser.add_argument("--ckpt_path", help="checkpoint of the model")
+    parser.add_argument("--onnx", help="file of `anomalib export --export_type onnx`, in place of a model")
+    parser.add_argument("--openvino", help=".xml file of `anomalib export --export_type openvino`, in place of a model")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes, on all machines together")
+    parser.add_argument("--threads", type=int, default=1, help="threads, and cores, of each worker")
+    parser.add_argument("--batch_size", type=int, default=8, help="images in a batch")
+    parser.add_argument("--block_size", type=int, default=1000, help="images in a file, which are finished together")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU for each worker")
+    parser.add_argument("--address", help="head of a running Ray cluster, host:port or auto; without, this machine")
+    return parser
+
+
+def _score(given: list[str], options: Namespace) -> int:
+    from anomalib_clipad.scale.ray_scoring import require_ray
+
+    require_ray()
+    from anomalib_clipad.scale.command import score_command
+
+    # Without defaults: a checkpoint keeps the arguments that nobody gives anew.
+    told = _score_parser(full=True).parse_args(given[given.index("score") + 1 :], defaults=False)
+    return score_command(told.get("model"), options)
 
 
 def _backbones(options: Namespace) -> int:

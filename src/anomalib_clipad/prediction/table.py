@@ -60,7 +60,8 @@ class PredictionRow:
 
 
 _BESIDE = {"position", "original_size", "regions"}
-_COLUMNS = tuple(column.name for column in fields(PredictionRow) if column.name not in _BESIDE)
+COLUMNS = tuple(column.name for column in fields(PredictionRow) if column.name not in _BESIDE)
+"""Columns of the tables."""
 
 
 def describe(
@@ -129,13 +130,13 @@ def write_tables(folder: str | Path, rows: Iterable[PredictionRow]) -> tuple[Pat
     cells = [_cells(row) for row in in_order]
     with atomic_write(table) as draft, _open(draft) as file:
         writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
+        writer.writerow(COLUMNS)
         # Booleans as in JSON.
         writer.writerows([str(cell).lower() if isinstance(cell, bool) else cell for cell in row] for row in cells)
     with atomic_write(lines) as draft, _open(draft) as file:
         for row, values in zip(in_order, cells, strict=True):
             regions = None if row.regions is None else [asdict(region) for region in row.regions]
-            line = {**dict(zip(_COLUMNS, values, strict=True)), "regions": regions}
+            line = {**dict(zip(COLUMNS, values, strict=True)), "regions": regions}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return table, lines
 
@@ -145,5 +146,5 @@ def _open(path: Path) -> TextIO:
 
 
 def _cells(row: PredictionRow) -> list[str | float | bool | None]:
-    values = [getattr(row, column) for column in _COLUMNS]
+    values = [getattr(row, column) for column in COLUMNS]
     return [round(value, _DIGITS) if isinstance(value, float) else value for value in values]
