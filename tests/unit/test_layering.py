@@ -242,10 +242,13 @@ def test_libraries_are_imported_where_the_design_has_them() -> None:
 
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["project"]
-    base, compare = project["dependencies"], project["optional-dependencies"]["compare"]
+    base, extras = project["dependencies"], project["optional-dependencies"]
     imports = read_imports(ROOT)
-    assert undeclared_libraries(imports, [*base, *compare]) == []
-    others = {module: names for module, names in imports.items() if module.split(".")[0] != "compare"}
+    for room, needed in {"compare": ["compare"], "scale": ["ray", "watch"]}.items():
+        inside = {module: names for module, names in imports.items() if module.split(".")[0] == room}
+        assert inside
+        assert undeclared_libraries(inside, [*base, *(line for extra in needed for line in extras[extra])]) == []
+    others = {module: names for module, names in imports.items() if module.split(".")[0] not in {"compare", "scale"}}
     assert undeclared_libraries(others, base) == []
 
 
