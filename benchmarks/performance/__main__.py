@@ -32,6 +32,7 @@ MEASURES = (
     "growth",
     "evidence",
     "tiles",
+    "scale",
     "gpu",
 )
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

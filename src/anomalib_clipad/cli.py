@@ -95,7 +95,7 @@ def _score_parser(*, full: bool) -> ArgumentParser:
 
 
 def _score(given: list[str], options: Namespace) -> int:
-    from anomalib_clipad.scale.ray_scoring import require_ray
+    from anomalib_clipad.scale import require_ray
 
     require_ray()
     from anomalib_clipad.scale.command import score_command

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +112,6 @@ def _unpack(packed: dict[str, Any]) -> Block:
             for index, (path, name) in enumerate(pairs)
         ],
     )
-
-
-def require_ray() -> None:
-    """Refuse to go on without Ray Data: ImportError."""
-    missing = [name for name in ("ray", "pyarrow") if find_spec(name) is None]
-    if missing:
-        msg = (
-            f"Expected the extra 'ray' to be installed, but got no {' and no '.join(missing)}. "
-            "Install it: pip install 'anomalib-clipad[ray]'."
-        )
-        raise ImportError(msg)
 
 
 @contextmanager

@@ -2,12 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that are stopped, by whatever, and go on: nothing lost, nothing twice, finished work untouched."""
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import layouts
 from anomalib_clipad.data.image_loader import ListedImage
@@ -86,6 +91,39 @@ def test_a_stopped_run_goes_on(tmp_path: Path, photos: str, after: int, error: B
     assert times(output).items() >= before.items()
     table = pd.read_parquet(output)
     assert [Path(path).name for path in table["path"]] == [f"{index:03d}.png" for index in range(7)]
+    assert list(output.glob(".*")) == []
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="a process is forked to be killed")
+@pytest.mark.parametrize(("moment", "n_finished"), [("scoring", 0), ("draft", 2), ("last draft", 3)])
+def test_a_process_that_is_killed_goes_on(
+    tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch, moment: str, n_finished: int
+) -> None:
+    """Really killed: before anything is written, and twice with half a file on the disk."""
+    output = tmp_path / "scores.parquet"
+
+    def write(table: pa.Table, path: Path) -> None:
+        if moment == "scoring" or path.name == f"part-{n_finished:06d}.parquet":
+            path.write_bytes(b"PAR1 half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_table(table, path)
+
+    write_table = parquet.write_table
+    monkeypatch.setattr(parquet, "write_table", write)
+    killed = multiprocessing.get_context("fork").Process(target=score, args=(photos, str(output), Spec(), here, 2))
+    killed.start()
+    killed.join(60)
+    monkeypatch.undo()
+    before = times(output)
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(before) == n_finished
+    assert len(list(output.glob(".draft-*"))) == 1
+    assert not n_finished or len(pd.read_parquet(output)) == 2 * n_finished
+
+    score(photos, str(output), Spec(), here, block_size=2)
+
+    assert times(output).items() >= before.items()
+    assert [Path(path).name for path in pd.read_parquet(output)["path"]] == [f"{index:03d}.png" for index in range(7)]
     assert list(output.glob(".*")) == []
 
 
