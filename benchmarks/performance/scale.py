@@ -94,7 +94,7 @@ def _note(figures: Figures) -> str:
 
 def _growth(setting: Setting, folder: Path) -> list[Row]:
     """Overhead an image and memory, on the small model, whose own share is small."""
-    few, many = (12, 24) if setting.smoke else (1_000, 5_000)
+    few, many = (12, 24) if setting.smoke else (1_000, 4_000)
     block = 2 if setting.smoke else 100
     small = Setting(backbone_name="clipad-tiny")
     images, sdp = small.images(), small.sdp()

@@ -51,6 +51,20 @@ def workers_of_this_process() -> list[psutil.Process]:
     return [each for each in psutil.Process().children(recursive=True) if "ScoreBlocks" in command_of(each)]
 
 
+def strange_addresses() -> list[str]:
+    """Where Ray can be reached from other machines."""
+    found = [each for child in psutil.Process().children(recursive=True) for each in sockets_of(child)]
+    assert found
+    return [address for address in found if address not in {"127.0.0.1", "::1", "::ffff:127.0.0.1"}]
+
+
+def sockets_of(process: psutil.Process) -> list[str]:
+    try:
+        return [each.laddr.ip for each in process.net_connections() if each.status == psutil.CONN_LISTEN]
+    except psutil.Error:
+        return []
+
+
 def command_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -65,6 +79,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(photos: Path, tmp_path: Path)
         for part in score_by_ray(blocks, spec, folder, workers=2):
             seen.append(part.number)
             if not killed:
+                assert strange_addresses() == []
                 victim = workers_of_this_process()[0]
                 victim.kill()
                 killed.append(victim)

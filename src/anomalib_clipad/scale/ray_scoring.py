@@ -60,7 +60,10 @@ def score_by_ray(
                     raise RuntimeError(row["problem"])
                 yield Part(int(row["number"]), int(row["images"]), int(row["unreadable"]))
         except ray.exceptions.RayError as error:
-            msg = f"Expected workers to live until they are done, but got {_first_line(error)}"
+            msg = (
+                f"Expected workers to live until they are done, but got {_first_line(error)} "
+                "Often memory does not suffice: take fewer workers, or a smaller batch_size."
+            )
             raise RuntimeError(msg) from error
 
 
@@ -119,6 +122,9 @@ def _ray(address: str | None, cpus: int) -> Iterator[Any]:
     """Ray, quiet and without telemetry; one that this process has already is used and left running."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read by Ray when it starts
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address is None:
+        # Not for Windows or macOS alone: without clusters Ray keeps to the loopback address.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a change to come
     import ray
     import ray.data
@@ -132,15 +138,13 @@ def _ray(address: str | None, cpus: int) -> Iterator[Any]:
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
                 **quiet,
             )
         else:
             ray.init(address, **quiet)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it raises is told in a sentence
     try:
         yield ray
     finally:
