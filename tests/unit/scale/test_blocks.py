@@ -138,6 +138,9 @@ def test_an_output_of_other_settings_is_refused_by_their_names(tmp_path: Path) -
     check_output(folder, settings)
     write_settings(folder, settings)
     check_output(folder, settings)
+    check_output(folder, {"model": "another, of which nothing was finished"})
+    score_block(Places(), cut(IMAGES, 7)[0], folder)
+    check_output(folder, settings)
     other = {**settings, "arguments": "y", "block_size": "3"}
     with pytest.raises(ValueError, match=r"differ: arguments \(x{60}… there, y here\); block_size \(nothing there, 3"):
         check_output(folder, other)
