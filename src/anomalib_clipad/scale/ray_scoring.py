@@ -50,7 +50,7 @@ def score_by_ray(
                 size=min(workers, len(blocks)),
                 max_tasks_in_flight_per_actor=2,  # more would wait behind a busy worker while others have none
             ),
-            max_task_retries=_LIVES,
+            ray_remote_args_fn=_retries,
             num_gpus=1 if spec.device == "cuda" else 0,
             **threads,
         )
@@ -65,6 +65,10 @@ def score_by_ray(
                 "Often memory does not suffice: take fewer workers, or a smaller batch_size."
             )
             raise RuntimeError(msg) from error
+
+
+def _retries() -> dict[str, int]:
+    return {"max_task_retries": _LIVES}  # by default a block that kills its workers is tried for ever
 
 
 class ScoreBlocks:
