@@ -11,7 +11,6 @@ is that of the workers, and of all their threads: on a busy machine it says more
 
 import argparse
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +37,8 @@ from benchmarks.performance.timing import alternate, run_module
 
 _MODULE = "benchmarks.performance.scale"
 _MIB = 2**20
+_TICK = 0.01
+"""Seconds in which Linux counts processor time."""
 _DIFFERENT = 16
 """Different photographs; the others are further names of them."""
 
@@ -65,7 +66,7 @@ def measure(setting: Setting) -> list[Row]:
     """Time a loop, one worker and two, and exported files; look at the memory of short and long runs."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        n_images, block = (12, 2) if setting.smoke else (48, 4)
+        n_images, block = (48, 2) if setting.smoke else (48, 4)
         photos = write_photographs(folder / "photos", n_images, setting.backbone.image_size[0])
         loop, one, two = (
             run(setting.backbone_name, photos, block, *workers) for workers in ([], ["--ray", "1"], ["--ray", "2"])
@@ -181,20 +182,19 @@ def here(blocks: Sequence[Block], spec: ScorerSpec, folder: Path) -> Iterator[Pa
 def watch(parts: Iterator[Part], workers: int | None) -> Figures:
     """Look at clock, processor time and memory whenever a block is finished."""
     warm, begin = max(1, workers or 0), time.perf_counter()
-    clock, processor, images, first, now = 0.0, math.nan, 0, 0.0, begin
-    driver = worker = spent = 0.0
+    driver = worker = 0.0
+    images, samples, first = 0, list[tuple[int, float, float]](), 0.0
     for number, part in enumerate(parts, start=1):
-        now = time.perf_counter()
+        now, images = time.perf_counter(), images + part.images
+        first = first or now - begin
         processes = [psutil.Process()] if workers is None else _workers()
-        spent = max(spent, sum(sum(each.cpu_times()[:2]) for each in processes))  # they may have ended
         driver = max(driver, psutil.Process().memory_info().rss / _MIB)
         worker = max([worker, *(each.memory_info().rss / _MIB for each in processes)])
-        if number <= warm:
-            first = first or now - begin
-            clock, processor, images = now, spent, 0
-        else:
-            images += part.images
-    return Figures(images / (now - clock), (spent - processor) / images, first, driver, worker)
+        if number >= warm and len(processes) == warm:  # those that have ended tell no time any more
+            samples.append((images, now, sum(sum(each.cpu_times()[:2]) for each in processes)))
+    (few, begin, before), (many, end, after) = samples[0], samples[-1]
+    spent = max(after - before, _TICK) / (many - few)
+    return Figures((many - few) / (end - begin), spent, first, driver, worker)
 
 
 def _workers() -> list[psutil.Process]:
