@@ -33,6 +33,7 @@ MEASURES = (
     "evidence",
     "tiles",
     "words",
+    "scale",
     "gpu",
 )
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -38,16 +38,20 @@ def main(arguments: list[str] | None = None) -> None:
             _watch_parser(full="watch" in given),
             help="score what arrives in a folder, a video or a camera, and go on after a restart",
         )
+        commands.add_subcommand(
+            "score", _score_parser(full="score" in given), help="score very many images, on many cores or machines"
+        )
         options = parser.parse_args(given)
         run: dict[str, Callable[[Namespace], int]] = {
             "compare": _compare,
             "report": _report,
             "backbones": _backbones,
             "demo": _demo,
+            "score": partial(_score, given),
             "watch": partial(_watch, given),
         }
         status = run[options.subcommand](options[options.subcommand])
-    except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
+    except (OSError, ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     sys.exit(status)
 
@@ -92,6 +96,39 @@ def _demo(options: Namespace) -> int:
 
     serve(**vars(options))
     return 0
+
+
+def _score_parser(*, full: bool) -> ArgumentParser:
+    parser = ArgumentParser(description="Score images by Ray Data; what is finished is kept, and not scored again.")
+    parser.add_argument("--input", required=True, help="folder, or .csv or .parquet file with a column path")
+    parser.add_argument(
+        "--output", required=True, help="folder of Parquet files that is written, such as scores.parquet"
+    )
+    if full:
+        from anomalib_clipad import SDP, SDPPlus
+
+        parser.add_subclass_arguments((SDP, SDPPlus), "model", required=False, instantiate=False)
+    parser.add_argument("--ckpt_path", help="checkpoint of the model")
+    parser.add_argument("--onnx", help="file of `anomalib export --export_type onnx`, in place of a model")
+    parser.add_argument("--openvino", help=".xml file of `anomalib export --export_type openvino`, in place of a model")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes, on all machines together")
+    parser.add_argument("--threads", type=int, default=1, help="threads, and cores, of each worker")
+    parser.add_argument("--batch_size", type=int, default=8, help="images in a batch")
+    parser.add_argument("--block_size", type=int, default=1000, help="images in a file, which are finished together")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU for each worker")
+    parser.add_argument("--address", help="head of a running Ray cluster, host:port or auto; without, this machine")
+    return parser
+
+
+def _score(given: list[str], options: Namespace) -> int:
+    from anomalib_clipad.scale import require_ray
+
+    require_ray()
+    from anomalib_clipad.scale.command import score_command
+
+    # Without defaults: a checkpoint keeps the arguments that nobody gives anew.
+    told = _score_parser(full=True).parse_args(given[given.index("score") + 1 :], defaults=False)
+    return score_command(told.get("model"), options)
 
 
 def _backbones(options: Namespace) -> int:

@@ -145,12 +145,21 @@ def check_launcher(words: list[str]) -> None:
     check_shell(words[words.index("-c") + 1])
 
 
+def check_ray(words: list[str]) -> None:
+    """Check that Ray's own command line has the command and its options."""
+    from ray.scripts.scripts import cli as ray
+
+    known = {option for parameter in ray.commands[words[0]].params for option in parameter.opts}
+    assert [word for word in words[1:] if word.startswith("--") and word not in known] == []
+
+
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "anomalib": parse_anomalib,
     "anomalib-clipad": parse_own,
     "make": check_make,
     "pip": check_pip,
     "python": check_python,
+    "ray": check_ray,
     "torchrun": check_launcher,
 }
 
@@ -239,7 +248,14 @@ def write_exports() -> None:
     model.to_openvino("out")
 
 
-PREPARATIONS: dict[str, Callable[[], None]] = {"docs/export.md": write_exports}
+def write_marks() -> None:
+    """``marked.csv`` as the page of a run saves it."""
+    photos = sorted(Path("photos").glob("*.png"))
+    lines = [f"{path},gasket,{'bad' if number % 3 else 'good'}" for number, path in enumerate(photos)]
+    Path("marked.csv").write_text("\n".join(["path,class_name,label", *lines]), encoding="utf-8")
+
+
+PREPARATIONS: dict[str, Callable[[], None]] = {"docs/export.md": write_exports, "docs/thresholds.md": write_marks}
 
 
 def on_the_small_backbone(source: str) -> str:
@@ -341,6 +357,8 @@ def test_what_is_not_checked_is_there() -> None:
         "python -m benchmarks.prompts --none",
         "torchrun --nnodes 2 sh -c 'anomalib train --model.none 1'",
         "rm -rf results",
+        "ray start --haed",
+        "anomalib-clipad score --input a.csv --output b --wrokers 2",
         "make bench # measured\nmake coffee",
     ],
 )

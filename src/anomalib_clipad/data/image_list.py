@@ -4,6 +4,7 @@
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,6 +49,12 @@ def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedIm
     rows = _read_rows(path)
     folder = Path(path).parent if root is None else Path(root)
     images = [_listed(cells, folder, where)._replace(position=position) for position, (where, cells) in enumerate(rows)]
+    check_list(images, path)
+    return images
+
+
+def check_list(images: Sequence[ListedImage], path: str | Path) -> None:
+    """Refuse the images of a list that has some twice, or names the class of some only: ValueError."""
     repeated = [path for path, times in Counter(image.path for image in images).items() if times > 1]
     if repeated:
         msg = f"Expected {path} to list each image once, but got {len(repeated)} more often: {repeated[0]}, …"
@@ -56,7 +63,6 @@ def read_list(path: str | Path, root: str | Path | None = None) -> list[ListedIm
         unnamed = next(image.path for image in images if image.class_name is None)
         msg = f"Expected {path} to name the class of all images or of none, but got none for {unnamed}."
         raise ValueError(msg)
-    return images
 
 
 def read_labels(path: str | Path) -> dict[str, bool]:

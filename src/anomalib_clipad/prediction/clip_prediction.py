@@ -124,6 +124,10 @@ class ClipPrediction(_Base):
         names = self._names(batch.image_path or [""] * batch.batch_size)
         return torch.tensor(self._indices(names), device=batch.image.device)
 
+    def add_classes(self, names: Sequence[str]) -> None:
+        """Make classes known: their text vectors are computed, or read from the cache."""
+        self._indices(names)
+
     def usual_class(self) -> str:
         """Tell what images show that nobody names.
 

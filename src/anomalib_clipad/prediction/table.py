@@ -61,7 +61,8 @@ class PredictionRow:
 
 
 _BESIDE = {"position", "original_size", "regions"}
-_COLUMNS = tuple(column.name for column in fields(PredictionRow) if column.name not in _BESIDE)
+COLUMNS = tuple(column.name for column in fields(PredictionRow) if column.name not in _BESIDE)
+"""Columns of the tables."""
 
 
 def describe(
@@ -150,7 +151,7 @@ def write_csv(folder: str | Path, rows: Iterable[PredictionRow]) -> Path:
     table = Path(folder) / CSV_FILE
     with atomic_write(table) as draft, _open(draft) as file:
         writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
+        writer.writerow(COLUMNS)
         # Booleans as in JSON.
         writer.writerows(
             [str(cell).lower() if isinstance(cell, bool) else cell for cell in _cells(row)] for row in rows
@@ -161,7 +162,7 @@ def write_csv(folder: str | Path, rows: Iterable[PredictionRow]) -> Path:
 def to_json(row: PredictionRow) -> dict[str, Any]:
     """What a line of ``predictions.jsonl`` says of an image."""
     regions = None if row.regions is None else [asdict(region) for region in row.regions]
-    return {**dict(zip(_COLUMNS, _cells(row), strict=True)), "regions": regions}
+    return {**dict(zip(COLUMNS, _cells(row), strict=True)), "regions": regions}
 
 
 def from_json(values: Mapping[str, Any], position: int) -> PredictionRow:
@@ -173,7 +174,7 @@ def from_json(values: Mapping[str, Any], position: int) -> PredictionRow:
     """
     regions, size = values["regions"], values.get("original_size")
     return PredictionRow(
-        **{name: values[name] for name in _COLUMNS},
+        **{name: values[name] for name in COLUMNS},
         position=position,
         original_size=None if size is None else (size[0], size[1]),
         regions=None if regions is None else [Region(**{**each, "box": tuple(each["box"])}) for each in regions],
@@ -190,5 +191,5 @@ def _open(path: Path) -> TextIO:
 
 
 def _cells(row: PredictionRow) -> list[str | float | bool | None]:
-    values = [getattr(row, column) for column in _COLUMNS]
+    values = [getattr(row, column) for column in COLUMNS]
     return [round(value, _DIGITS) if isinstance(value, float) else value for value in values]
