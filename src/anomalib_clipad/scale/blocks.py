@@ -20,17 +20,16 @@ from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.base.text import printable
 from anomalib_clipad.data.image_loader import ListedImage
 from anomalib_clipad.prediction.table import COLUMNS, PredictionRow
+from anomalib_clipad.scale.output import SETTINGS_FILE, refuse_others
 from anomalib_clipad.scale.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE = "_settings.json"
 MOST_BLOCKS = 999_999
 """As many as keep the order of their numbers when file names are sorted."""
 
 _TYPES: Mapping[str, pa.DataType] = {"score": pa.float64(), "threshold": pa.float64(), "calibrated": pa.bool_()}
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
-_SHOWN = 60
 
 
 class Block(NamedTuple):
@@ -139,27 +138,11 @@ def check_output(folder: Path, settings: Mapping[str, str]) -> None:
             f"({getattr(error, 'strerror', None) or error}). Give another --output."
         )
         raise FileExistsError(msg) from error
-    differing = [name for name in {**settings, **known} if known.get(name) != settings.get(name)]
-    if differing and any(folder.glob("part-*")):  # without one nothing was done that could be mixed up
-        texts = (f"{name} ({_shown(known.get(name))} there, {_shown(settings.get(name))} here)" for name in differing)
-        msg = (
-            f"Expected {folder} to be of the same run, but there differ: {'; '.join(texts)}. "
-            "Give another --output, or remove the folder."
-        )
-        raise ValueError(msg)
-
-
-def write_settings(folder: Path, settings: Mapping[str, str]) -> None:
-    """Write the settings into the folder, which is made."""
-    with atomic_write(folder / SETTINGS_FILE) as draft:
-        draft.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    if any(folder.glob("part-*")):  # without one nothing was done that could be mixed up
+        refuse_others(folder, known, settings)
 
 
 def sweep(folder: Path) -> None:
     """Remove the drafts of processes that were killed, once nobody writes any more."""
     for draft in folder.glob(".draft-*"):
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _shown(value: str | None) -> str:
-    return "nothing" if not value else value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"

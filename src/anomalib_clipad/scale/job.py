@@ -16,9 +16,9 @@ from anomalib_clipad.scale.blocks import (
     cut,
     finished,
     sweep,
-    write_settings,
 )
 from anomalib_clipad.scale.listing import digest_images, list_input
+from anomalib_clipad.scale.output import keep
 from anomalib_clipad.scale.scorer import ScorerSpec
 
 Engine = Callable[[Sequence[Block], ScorerSpec, Path], Iterator[Part]]
@@ -87,7 +87,7 @@ def score(
     start = time.perf_counter()
     if pending:
         spec.check(dict.fromkeys(image.class_name for image in images))
-        write_settings(folder, settings)
+        keep(folder, settings)
         scored = sum(len(block.images) for block in pending)
         start = time.perf_counter()
         try:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a watch: how it is made, and all that its scores depend on, as text that can be compared."""
+"""How a model is made, as plain data, and all that its scores depend on, as text that can be compared."""
 
 import hashlib
 import importlib
@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from anomalib_clipad import SDP, SDPPlus
 from anomalib_clipad._version import __version__
@@ -51,32 +49,36 @@ class ModelSpec:
         """Load the model.
 
         Raises:
-            RuntimeError: If SDP+ has no heads, or there is no such device.
-            ValueError: If a file is damaged or does not fit, or the model needs all images at once.
+            ValueError: If a file is damaged or does not fit.
         """
         model_class: type[SDP | SDPPlus] = _named(self.class_path)
-        options = {**{name: _made(value) for name, value in self.init_args.items()}, "visualizer": False}
-        loaded = model_class(**options) if self.ckpt_path is None else model_class.load(self.ckpt_path, **options)
-        model = loaded.eval().to(self.device)
-        for name, used in (("pool", model.pool is not None), ("calibrate_unlabelled", model.calibrate_unlabelled)):
-            if used is not False:
-                msg = (
-                    f"Expected --model.{name} false, since it needs all images at once, but a watch scores them as "
-                    "they come. Calibrate by earlier images (--model.labels, --model.known_good), or give a calibrated "
-                    "--ckpt_path."
-                )
-                raise ValueError(msg)
-        with torch.no_grad():
-            model.on_predict_start()  # refuses what cannot score, and calibrates on what the arguments name
-        model.usual_class()  # refuses several classes of which none is named
-        return model
+        options = {name: _made(value) for name, value in {**self.init_args, "visualizer": False}.items()}
+        model = model_class(**options) if self.ckpt_path is None else model_class.load(self.ckpt_path, **options)
+        return model.eval().to(self.device)
 
     def describe(self) -> dict[str, str]:
         """All that scores depend on: files by their content, not their place."""
         described = {"model": self.class_path, "version": __version__}
         if self.ckpt_path is not None:
             described["ckpt_path"] = _value(self.ckpt_path)
-        return described | {f"model.{name}": _value(value) for name, value in self.init_args.items()}
+        arguments = {name: value for name, value in self.init_args.items() if name != "text_cache_dir"}
+        return described | {f"model.{name}": _value(value) for name, value in arguments.items()}
+
+
+def require_one_by_one(model: SDP | SDPPlus) -> None:
+    """Refuse a model that needs all images of a run at once.
+
+    Raises:
+        ValueError: If it does.
+    """
+    for name in ("pool", "calibrate_unlabelled"):
+        if getattr(model, name):
+            msg = (
+                f"Expected each image to be scored by itself, but got --model.{name}, which needs all images of a run "
+                "at once. Calibrate by earlier images (--model.labels, --model.known_good), give a calibrated "
+                "--ckpt_path, or use `anomalib predict`."
+            )
+            raise ValueError(msg)
 
 
 def _named(path: str) -> Any:
@@ -91,13 +93,27 @@ def _made(value: Any) -> Any:
 
 
 def _value(value: Any) -> str:
-    if not isinstance(value, str):
-        return json.dumps(value, sort_keys=True, default=str)
-    path = Path(value)
-    if not path.is_file():
-        return printable(value)
+    content = _by_content(value)
+    return content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
+
+
+def _by_content(value: Any) -> Any:
+    """The same with the content of files in place of their paths."""
+    if isinstance(value, Mapping):
+        return {key: _by_content(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(each) for each in value]
+    return describe_files(value) or printable(value) if isinstance(value, str) else value
+
+
+def describe_files(*paths: str) -> str:
+    """Name of the first of those files that are there, and SHA-256 of all; nothing for none."""
+    there = [path for path in map(Path, paths) if path.is_file()]
+    if not there:
+        return ""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return f"{printable(path.name)} (SHA-256 {digest.hexdigest()[:16]})"
+    for path in there:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return f"{printable(there[0].name)} (SHA-256 {digest.hexdigest()[:16]})"

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a watch: of one process at a time, and of the settings that it was begun with."""
+"""The folder that a run writes: of one process at a time, and of the settings that it was begun with."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from anomalib_clipad.prediction.table import JSON_FILE
 
 SETTINGS_FILE, LOCK_FILE = "_settings.json", "_lock"
 
-_ABSENT = "nothing"
+_SHOWN = 60
 
 
 def require_same(folder: Path, settings: Mapping[str, str]) -> None:
@@ -35,8 +35,13 @@ def require_same(folder: Path, settings: Mapping[str, str]) -> None:
     except (TypeError, ValueError) as error:
         msg = f"Expected {path} to hold the settings of a watch, but it is damaged. Choose another output."
         raise ValueError(msg) from error
+    refuse_others(folder, before, settings)
+
+
+def refuse_others(folder: Path, before: Mapping[str, str], settings: Mapping[str, str]) -> None:
+    """Refuse an output that was begun with other settings: ValueError, which names what differs."""
     differing = [
-        f"{name} is {settings.get(name, _ABSENT)}, was {before.get(name, _ABSENT)}"
+        f"{name} is {_shown(settings.get(name))}, was {_shown(before.get(name))}"
         for name in sorted({*before, *settings})
         if before.get(name) != settings.get(name)
     ]
@@ -46,6 +51,10 @@ def require_same(folder: Path, settings: Mapping[str, str]) -> None:
             ". Choose another output, or the earlier settings."
         )
         raise ValueError(msg)
+
+
+def _shown(value: str | None) -> str:
+    return "nothing" if value is None else value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
 
 
 def keep(folder: Path, settings: Mapping[str, str]) -> None:

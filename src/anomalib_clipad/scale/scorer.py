@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What scores images in a worker: SDP or SDP+ by its arguments or a checkpoint, or an exported file."""
 
-import hashlib
-import importlib
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +15,12 @@ from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, read_ahead
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped
 from anomalib_clipad.scale.exported import ExportedScorer, open_onnx, open_openvino
+from anomalib_clipad.scale.model_spec import ModelSpec, describe_files, require_one_by_one
 
 _BATCHES_AT_ONCE = 16
 """Batches whose maps are in memory together, before only their rows are kept."""
 
-_ONE_BY_ONE = {"visualizer": False, "page": False, "regions": False}
+_ONE_BY_ONE = {"page": False, "regions": False}
 """What rows of scores have no use for."""
 
 
@@ -56,13 +54,7 @@ class ModelScorer:
                 f"and {self.model.class_name!r}. Leave out class_name (--model.class_name)."
             )
             raise ValueError(msg)
-        for name in ("pool", "calibrate_unlabelled"):
-            if getattr(self.model, name):
-                msg = (
-                    f"Expected each image to be scored by itself, but got {name}, for which all images of a run must "
-                    "be seen together. Use `anomalib predict`, or a checkpoint that was calibrated before."
-                )
-                raise ValueError(msg)
+        require_one_by_one(self.model)
         self.model.on_predict_start()
         self.model.add_classes([name or self.model.usual_class() for name in class_names])
 
@@ -155,11 +147,7 @@ class ScorerSpec:
             return ExportedScorer(*open_openvino(self.openvino, self.device, self.threads), self.batch_size)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        module, _, name = self.class_path.rpartition(".")
-        model_class = getattr(importlib.import_module(module), name)
-        options = {**self.init_args, **_ONE_BY_ONE}
-        model = model_class(**options) if self.ckpt_path is None else model_class.load(self.ckpt_path, **options)
-        return ModelScorer(model.eval().to(self.device), self.batch_size)
+        return ModelScorer(self._model().make(), self.batch_size)
 
     def check(self, class_names: Collection[str | None]) -> None:
         """Load the model once on the CPU and let go of it, to find out here what would fail in all workers.
@@ -173,36 +161,12 @@ class ScorerSpec:
 
     def describe(self) -> dict[str, str]:
         """All that scores depend on, to compare with when a run goes on: files by their content, not their place."""
-        files = {
-            "ckpt_path": [self.ckpt_path],
-            "onnx": [self.onnx, f"{self.onnx}.data"],  # a large graph has its weights beside it
-            "openvino": [self.openvino, str(Path(self.openvino or "").with_suffix(".bin")) if self.openvino else None],
-        }
-        return {
-            "model": "" if self.onnx or self.openvino else self.class_path,
-            "arguments": json.dumps(_by_content(self.init_args), sort_keys=True, default=str),
-            **{name: _digest(paths) for name, paths in files.items()},
-            "version": __version__,
-        }
+        if self.onnx is not None:  # a large graph has its weights beside it
+            return {"onnx": describe_files(self.onnx, f"{self.onnx}.data"), "version": __version__}
+        if self.openvino is not None:
+            weights = str(Path(self.openvino).with_suffix(".bin"))
+            return {"openvino": describe_files(self.openvino, weights), "version": __version__}
+        return replace(self._model(), init_args=self.init_args).describe()
 
-
-def _by_content(value: Any) -> Any:
-    """Arguments with the content of files in place of their paths."""
-    if isinstance(value, Mapping):
-        return {key: _by_content(each) for key, each in value.items() if key != "text_cache_dir"}
-    if isinstance(value, list | tuple):
-        return [_by_content(each) for each in value]
-    return _digest([value]) if isinstance(value, str) and Path(value).is_file() else value
-
-
-def _digest(paths: Iterable[str | None]) -> str:
-    """SHA-256 of those files that are there; nothing for none."""
-    there = [Path(path) for path in paths if path is not None and Path(path).is_file()]
-    if not there:
-        return ""
-    digest = hashlib.sha256()
-    for path in there:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
+    def _model(self) -> ModelSpec:
+        return ModelSpec(self.class_path, {**self.init_args, **_ONE_BY_ONE}, self.ckpt_path, self.device)

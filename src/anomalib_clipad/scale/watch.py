@@ -15,6 +15,8 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from anomalib_clipad.base.text import printable
 from anomalib_clipad.data.image_files import Unreadable, read_image
 from anomalib_clipad.data.image_loader import BATCH_SIZE, THREADS
@@ -24,7 +26,7 @@ from anomalib_clipad.scale.album import album_of
 from anomalib_clipad.scale.arrivals import Arrivals, observed, stamp_of
 from anomalib_clipad.scale.journal import Journal, Stamp
 from anomalib_clipad.scale.live import newest
-from anomalib_clipad.scale.model_spec import ModelSpec
+from anomalib_clipad.scale.model_spec import ModelSpec, require_one_by_one
 from anomalib_clipad.scale.notify import TIMEOUT, Command, Outbox, Post, Target
 from anomalib_clipad.scale.output import keep, owned, require_same
 from anomalib_clipad.scale.recorder import Recorder, Taken
@@ -111,6 +113,10 @@ def watch(options: WatchOptions) -> int:
         settings = {"input": printable(source), "every": str(options.every), **options.spec.describe()}
         require_same(options.output, settings)
         model = options.spec.make()
+        require_one_by_one(model)
+        with torch.no_grad():
+            model.on_predict_start()  # refuses what cannot score, and calibrates on what the arguments name
+        model.usual_class()  # refuses several classes of which none is named
         keep(options.output, settings)  # not before: arguments that make no model can still be put right
         journal = Journal(options.output)
         page = model.page

@@ -21,8 +21,8 @@ from anomalib_clipad.scale.blocks import (
     read_part,
     score_block,
     sweep,
-    write_settings,
 )
+from anomalib_clipad.scale.output import keep
 
 IMAGES = [ListedImage(f"/{index}.png", position=index) for index in range(7)]
 
@@ -44,7 +44,7 @@ class Places:
 def test_parts_are_read_as_one_table_in_the_order_of_the_list(tmp_path: Path) -> None:
     folder = tmp_path / "scores.parquet"
     parts = [score_block(Places(), block, folder) for block in reversed(cut(IMAGES, 3))]
-    write_settings(folder, {"a": "b"})
+    keep(folder, {"a": "b"})
     (folder / ".draft-x").mkdir()
     (folder / ".draft-x/part-000009.parquet").write_bytes(b"half")
 
@@ -136,13 +136,13 @@ def test_an_output_of_other_settings_is_refused_by_their_names(tmp_path: Path) -
     check_output(folder, settings)
     folder.mkdir()
     check_output(folder, settings)
-    write_settings(folder, settings)
+    keep(folder, settings)
     check_output(folder, settings)
     check_output(folder, {"model": "another, of which nothing was finished"})
     score_block(Places(), cut(IMAGES, 7)[0], folder)
     check_output(folder, settings)
     other = {**settings, "arguments": "y", "block_size": "3"}
-    with pytest.raises(ValueError, match=r"differ: arguments \(x{60}… there, y here\); block_size \(nothing there, 3"):
+    with pytest.raises(ValueError, match=r"others: arguments is y, was x{60}…; block_size is 3, was nothing"):
         check_output(folder, other)
 
 

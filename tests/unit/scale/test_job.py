@@ -143,7 +143,7 @@ def test_a_damaged_model_and_other_settings_write_nothing(tmp_path: Path, photos
     score(photos, str(output), Spec(), here)
     before = times(output)
     layouts.write_images(tmp_path / "photos", 8, size=8)
-    with pytest.raises(ValueError, match=r"differ: arguments \(.*\); images \(.*\); block_size \(1000 there, 2 here\)"):
+    with pytest.raises(ValueError, match=r"others: block_size is 2, was 1000; images is .*; model\.\w+ is .*"):
         score(photos, str(output), Spec(init_args={"sigma": 3}), here, block_size=2)
     assert times(output) == before
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import layouts
-from anomalib_clipad.scale.model_spec import ModelSpec
+from anomalib_clipad.scale.model_spec import ModelSpec, require_one_by_one
 from tiny import BACKBONE, make_engine, sdp
 
 TINY = {"backbone": BACKBONE, "class_name": "nut"}
@@ -23,8 +23,8 @@ def test_components_are_made() -> None:
 @pytest.mark.parametrize("option", [{"pool": True}, {"calibrate_unlabelled": True}, {"calibrate_unlabelled": 0.02}])
 def test_what_needs_all_images_at_once_is_refused(option: dict) -> None:
     [name] = option
-    with pytest.raises(ValueError, match=f"Expected --model.{name} false, since it needs all images at once"):
-        ModelSpec(init_args={**TINY, **option}).make()
+    with pytest.raises(ValueError, match=f"scored by itself, but got --model.{name}, which needs all"):
+        require_one_by_one(ModelSpec(init_args={**TINY, **option}).make())
 
 
 def test_a_missing_or_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_errors_that_are_no_unreadable_images_are_not_hidden(photos: Path, monke
     ("options", "names", "message"),
     [
         ({"class_name": "nut"}, ["cap"], "from the list or from the model, but got cap and 'nut'"),
-        ({"pool": True}, [None], "to be scored by itself, but got pool"),
-        ({"calibrate_unlabelled": True}, [None], "to be scored by itself, but got calibrate_unlabelled"),
+        ({"pool": True}, [None], "to be scored by itself, but got --model.pool"),
+        ({"calibrate_unlabelled": True}, [None], "to be scored by itself, but got --model.calibrate_unlabelled"),
     ],
 )
 def test_models_that_cannot_score_images_one_by_one(options: dict[str, Any], names: Any, message: str) -> None:
@@ -111,15 +111,17 @@ def test_what_scores_depend_on_is_described_by_content(tmp_path: Path) -> None:
     def described(**options: Any) -> str:
         return json.dumps(ScorerSpec(**options).describe())
 
-    for name in ("a.safetensors", "b.safetensors", "c.safetensors", "model.xml", "model.bin", "moved.xml", "moved.bin"):
-        (tmp_path / name).write_text("c" if name[0] == "c" else "same")
-    heads = {name: {"heads": str(tmp_path / f"{name}.safetensors"), "text_cache_dir": name} for name in "abc"}
+    for folder, content in (("a", "same"), ("b", "same"), ("c", "other")):
+        (tmp_path / folder).mkdir()
+        for name in ("heads.safetensors", "model.xml", "model.bin"):
+            (tmp_path / folder / name).write_text(content)
+    heads = {name: {"heads": str(tmp_path / name / "heads.safetensors"), "text_cache_dir": name} for name in "abc"}
     assert described(init_args=heads["a"]) == described(init_args=heads["b"]) != described(init_args=heads["c"])
     assert described(device="cuda", batch_size=3, threads=2) == described()
-    model = described(openvino=str(tmp_path / "model.xml"))
-    assert model == described(openvino=str(tmp_path / "moved.xml"))
-    (tmp_path / "model.bin").write_text("other weights")
-    assert model != described(openvino=str(tmp_path / "model.xml"))
+    model = described(openvino=str(tmp_path / "a/model.xml"))
+    assert model == described(openvino=str(tmp_path / "b/model.xml"))
+    (tmp_path / "a/model.bin").write_text("other weights")
+    assert model != described(openvino=str(tmp_path / "a/model.xml"))
     assert "anomalib_clipad.SDP" not in model
 
 
