@@ -7,6 +7,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,19 +42,22 @@ def score_by_ray(
     with _ray(address, workers * (spec.threads or 1)) as ray:
         threads: dict[str, Any] = {} if spec.threads is None else {"num_cpus": spec.threads}
         dataset = ray.data.from_items([_pack(block) for block in blocks], override_num_blocks=len(blocks))
-        results = dataset.map_batches(
-            ScoreBlocks,
-            fn_constructor_args=(spec, str(folder.absolute())),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=min(workers, len(blocks)),
-                max_tasks_in_flight_per_actor=2,  # more would wait behind a busy worker while others have none
-            ),
-            ray_remote_args_fn=_retries,
-            num_gpus=1 if spec.device == "cuda" else 0,
-            **threads,
-        )
+        with warnings.catch_warnings():
+            # Ray overwrites other arguments that say so; this one ends with Ray 2.64, which the extra excludes.
+            warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
+            results = dataset.map_batches(
+                ScoreBlocks,
+                fn_constructor_args=(spec, str(folder.absolute())),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(workers, len(blocks)),
+                    max_tasks_in_flight_per_actor=2,  # more would wait behind a busy worker while others have none
+                ),
+                ray_remote_args_fn=_retries,
+                num_gpus=1 if spec.device == "cuda" else 0,
+                **threads,
+            )
         try:
             for row in results.iter_rows():
                 if row["problem"]:
