@@ -32,7 +32,7 @@ MEANING = (
 def run() -> None:
     """Test the models and print their metrics by category, what they say, and where pages and tables are."""
     models = {  # the host's pictures would take longer than all else together, and the page shows more
-        "plain": SDP(BACKBONE, architecture_surgery=False, feature_surgery=False, visualizer=False),
+        "plain": SDP(BACKBONE, architecture_surgery=False, feature_surgery=False, visualizer=False, page=False),
         "SDP": SDP(BACKBONE, visualizer=False),
         "SDP+": SDPPlus(BACKBONE, heads="embedded", visualizer=False),
     }
@@ -47,9 +47,7 @@ def run() -> None:
     for name, command in COMMANDS.items():
         console.print(f"{name} alone: {command}")
         console.print(f"  metrics of each category: {folders[name]}/{FILE_NAME}", soft_wrap=True)
-    console.print("Pages to look through the images, with their maps:")
-    for name, folder in folders.items():
-        console.print(f"  {name}: {folder}/{PAGE_FILE}", soft_wrap=True)
+        console.print(f"  a page to look through its images and maps: {folders[name]}/{PAGE_FILE}", soft_wrap=True)
 
 
 def comparison(reports: dict[str, MetricsReport], metrics: tuple[str, ...] = ()) -> Table:
