@@ -192,10 +192,9 @@ def test_images_from_memory_are_shown(open_page: Callable[..., Visit], tmp_path:
 def test_ten_thousand_images_stay_usable(open_page: Callable[..., Visit], tmp_path: Path):
     path = large_page(tmp_path, 10_000)
     assert len(list((tmp_path / FOLDER).iterdir())) > EMBEDDED
-    start = time.perf_counter()
     page = open_page(path).page
     page.wait_for_selector(".card")
-    first = time.perf_counter() - start
+    first = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
     start = time.perf_counter()
     page.locator("#threshold").fill("0.9")
     page.get_by_label("Show").select_option("flagged")
