@@ -5,7 +5,6 @@
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from anomalib_clipad import SDP, demo
 from anomalib_clipad.data.synthetic.render import photograph
@@ -26,8 +25,6 @@ from tiny import ON_TINY
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 ON_TINY_DEMO = tuple(option.replace("--model.", "--") for option in ON_TINY)
 COMMAND = (sys.executable, "-W", "ignore", "-m", "anomalib_clipad.cli", "demo")
 START_S, SCORE_MS = 180, 60_000
@@ -67,18 +64,6 @@ class Visit:
         expect(picture).to_be_visible(timeout=SCORE_MS)
         with urllib.request.urlopen(str(picture.get_attribute("src"))) as answer:
             return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"), dtype=float)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse(f"Expected a browser to look at the page with, but got none of {', '.join(BROWSERS)} on the PATH.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageOps
-from torch import Tensor
 
-from anomalib_clipad.prediction.geometry import to_image
+from anomalib_clipad.prediction.page import Planes
 from anomalib_clipad.prediction.predictions import Prediction
 from anomalib_clipad.prediction.regions import Region
 
@@ -50,9 +49,8 @@ def thumbnail(path: str) -> Image.Image:
 
 
 def _scaled(prediction: Prediction, size: tuple[int, int]) -> Any:
-    plane: Tensor = prediction.anomaly_map
-    whole = (0.0, 0.0, float(plane.shape[1]), float(plane.shape[0]))
-    values = to_image(plane, prediction.box or whole, size).numpy()
+    plane = prediction.anomaly_map
+    values = Planes(plane, box=prediction.box).at(plane, size)
     if not prediction.calibrated:
         low, high = plane.min().item(), plane.max().item()
         values = (values - low) / max(high - low, 1e-6)

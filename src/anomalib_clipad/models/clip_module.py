@@ -102,6 +102,9 @@ class ClipModule(ClipExport, ClipCheckpoint, ClipReferences, ClipCalibration, Cl
         self.class_name = class_name
         self.calibrate_unlabelled = check_bound(calibrate_unlabelled)
         self.references, self.pool, self.known_good, self.labels, weights = evidence
+        if self.labels is not None and calibrate_unlabelled is not False:
+            msg = "Expected thresholds to be set by labels or by calibrate_unlabelled, but got both. Leave out one."
+            raise ValueError(msg)
         self.regions, self.page = Regions.of(regions), page
         visual = collaborators.backbone.model.visual
         scales = {name: getattr(collaborators.backbone, name) for name in ("logit_scale", "map_scale")}

@@ -60,6 +60,11 @@ class PredictionRow:
     regions: Sequence[Region] | None = None
 
 
+def row_alone(row: PredictionRow) -> PredictionRow:
+    """The row of a prediction without what it holds besides, such as maps, which would be kept and travel."""
+    return PredictionRow(**{each.name: getattr(row, each.name) for each in fields(PredictionRow)})
+
+
 _BESIDE = {"position", "original_size", "regions"}
 COLUMNS = tuple(column.name for column in fields(PredictionRow) if column.name not in _BESIDE)
 """Columns of the tables."""

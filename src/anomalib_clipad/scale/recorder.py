@@ -4,7 +4,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from anomalib_clipad import SDP, SDPPlus
 from anomalib_clipad.data.image_loader import ListedImage, engine_transform, read_ahead
 from anomalib_clipad.prediction.page import Planes
 from anomalib_clipad.prediction.predictions import Prediction
-from anomalib_clipad.prediction.table import PredictionRow, write_csv
+from anomalib_clipad.prediction.table import PredictionRow, row_alone, write_csv
 from anomalib_clipad.scale.album import Album
 from anomalib_clipad.scale.journal import Entry, Journal, Stamp
 from anomalib_clipad.scale.notify import Outbox
@@ -78,7 +78,7 @@ class Recorder:
                 reason = taken.error or unfit[number]
                 row = PredictionRow(taken.path, self._model.class_name, error=reason, position=position)
             else:
-                row = replace(_row(item), path=taken.path, position=position)
+                row = replace(row_alone(item), path=taken.path, position=position)
                 pictures.append((row, Planes(item.anomaly_map, item.pred_mask, box=item.box), item.preview))
             notify = tuple(self._outbox.targets) if row.label == "anomalous" else ()
             entries.append(Entry(row, taken.stamp, taken.seconds, now, notify))
@@ -124,8 +124,3 @@ class Recorder:
                 raise
             return {}, dict(unfit)
         return {item.position: item for item in found}, {row.position: row.error for row in found.skipped}
-
-
-def _row(item: Prediction) -> PredictionRow:
-    """The row alone: maps are not kept."""
-    return PredictionRow(**{each.name: getattr(item, each.name) for each in fields(PredictionRow)})

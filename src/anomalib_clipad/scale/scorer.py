@@ -3,7 +3,7 @@
 """What scores images in a worker: SDP or SDP+ by its arguments or a checkpoint, or an exported file."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from anomalib_clipad import SDP, SDPPlus
 from anomalib_clipad._version import __version__
 from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, read_ahead
-from anomalib_clipad.prediction.table import PredictionRow, describe_skipped
+from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, row_alone
 from anomalib_clipad.scale.exported import ExportedScorer, open_onnx, open_openvino
 from anomalib_clipad.scale.model_spec import ModelSpec, describe_files, require_one_by_one
 
@@ -68,21 +68,15 @@ class ModelScorer:
         try:
             rows = self.model.predict([image.path for image in images], names, self.batch_size).rows
         except OSError:
-            rows = [_row_of(describe_skipped(each), index) for index, each in enumerate(_unreadable(images))]
+            rows = [replace(describe_skipped(each), position=index) for index, each in enumerate(_unreadable(images))]
             if len(rows) < len(images):  # it was something else
                 raise
-        # Rows alone: maps would travel and be kept.
-        return [_row_of(row, images[row.position].position) for row in rows]
+        return [replace(row_alone(row), position=images[row.position].position) for row in rows]
 
 
 def _unreadable(images: Sequence[ListedImage]) -> Iterator[Any]:
     for _, skipped in read_ahead([images], None):
         yield from skipped
-
-
-def _row_of(row: PredictionRow, position: int) -> PredictionRow:
-    values = {each.name: getattr(row, each.name) for each in fields(PredictionRow)}
-    return PredictionRow(**{**values, "position": position})
 
 
 @dataclass(frozen=True)

@@ -79,5 +79,7 @@ def test_labels_stand_alone(marked):
         sdp().calibrate()
     with pytest.raises(ValueError, match="by labels or by known_good"):
         sdp(labels=str(marked), known_good="photos")
+    with pytest.raises(ValueError, match="by labels or by calibrate_unlabelled"):
+        sdp(labels=str(marked), calibrate_unlabelled=True)
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         sdp().calibrate(labels=marked.with_name("none.csv"))
