@@ -4,12 +4,13 @@
 
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from anomalib.cli import AnomalibCLI
+
+import warm
 
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 
@@ -23,14 +24,7 @@ class Terminal:
 
     def __call__(self, *arguments: str, succeeds: bool = True) -> str:
         """Run ``anomalib`` and return what it printed, without the line breaks that a terminal's width makes."""
-        process = subprocess.run(
-            [str(ANOMALIB), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        process = warm.run([ANOMALIB, *arguments], cwd=self.folder, env=self.environment)
         output = process.stdout + process.stderr
         assert (process.returncode == 0) == succeeds, output[-6000:]
         return " ".join(output.split())

@@ -1,9 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command `anomalib-clipad watch` in processes that are killed at chosen moments.
-
-They are forked from one that has imported everything: a new one spends ten seconds on that.
-"""
+"""The command `anomalib-clipad watch` in processes that are killed at chosen moments."""
 
 import os
 import resource
@@ -11,13 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerProcess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["anomalib_clipad.cli", "anomalib_clipad.scale.watch"])
+import warm
+
+COMMAND = Path(sys.executable).with_name("anomalib-clipad")
 
 
 def _die(*_: object) -> None:
@@ -67,39 +64,32 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 
-def _command(arguments: list[str], folder: Path, log: Path, environment: dict[str, str], fault: str) -> None:
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    os.chdir(folder)
-    os.environ |= environment
+def _inject(fault: str) -> None:
     FAULTS[fault]()
-    from anomalib_clipad.cli import main
-
-    main(["watch", *arguments])
 
 
 class Watching:
     """A folder to type the command in."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.log = folder, folder / "log.txt"
+        self.folder = folder
+        self.process: warm.Running | None = None
 
-    def start(self, *arguments: str, fault: str = "none", **environment: str) -> ForkServerProcess:
-        process = _CONTEXT.Process(target=_command, args=([*arguments], self.folder, self.log, environment, fault))
-        process.start()
-        return process
+    def start(self, *arguments: str, fault: str = "none", **environment: str) -> warm.Running:
+        self.process = warm.Running(
+            [COMMAND, "watch", *arguments],
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            before=partial(_inject, fault),
+        )
+        return self.process
 
-    def __call__(self, *arguments: str, fault: str = "none", **environment: str) -> int | None:
+    def __call__(self, *arguments: str, fault: str = "none", **environment: str) -> int:
         """Exit code of the command, negative where a signal ended it."""
-        process = self.start(*arguments, fault=fault, **environment)
-        process.join(60)
-        assert process.exitcode is not None, self.printed()
-        return process.exitcode
+        return self.start(*arguments, fault=fault, **environment).wait(60)
 
     def printed(self) -> str:
-        return " ".join(self.log.read_text(encoding="utf-8", errors="replace").split())
+        return self.process.printed() if self.process else ""
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from anomalib.data.datasets.image.mvtecad import CATEGORIES as MVTEC_AD_CATEGORIES
 from anomalib.data.datasets.image.visa import CATEGORIES as VISA_CATEGORIES
 
+import warm
 from anomalib_clipad.cli import main
 from anomalib_clipad.compare.records import read_grid, read_records
 from layouts import write_mvtec_ad, write_visa
@@ -63,16 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, output: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ANOMALIB_CLIPAD_CACHE": str(folder / "cache")}
-    return subprocess.Popen(
-        [COMMAND, "compare", "--config", "grid.yaml", "--output", output],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(folder: Path, output: str) -> warm.Running:
+    environment = {**os.environ, "ANOMALIB_CLIPAD_CACHE": str(folder / "cache")}
+    return warm.Running([COMMAND, "compare", "--config", "grid.yaml", "--output", output], cwd=folder, env=environment)
 
 
 def results(folder: Path) -> list[dict[str, str]]:
@@ -89,8 +82,7 @@ def without_timings(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 def through(folder: Path) -> tuple[int, str]:
     """Exit code and output of a grid that ran through."""
     process = start(folder, "through")
-    output, _ = process.communicate(timeout=600)
-    return process.returncode, output
+    return process.wait(), process.printed()
 
 
 def test_a_failing_job_is_recorded_and_the_grid_goes_on(folder, through):
@@ -137,9 +129,8 @@ def test_a_killed_grid_goes_on_where_it_was(folder, through):
     assert 0 < len(done) < len(read_grid(folder / "killed"))
 
     process = start(folder, "killed")
-    output, _ = process.communicate(timeout=600)
 
-    assert process.returncode == 1, output[-3000:]
+    assert process.wait() == 1, process.printed()[-3000:]
     assert all(path.stat().st_mtime_ns == before for path, before in done.items() if "impossible" not in str(path))
     assert without_timings(results(folder / "killed")) == without_timings(results(folder / "through"))
 
@@ -147,7 +138,7 @@ def test_a_killed_grid_goes_on_where_it_was(folder, through):
 def test_the_report_can_be_written_again(folder, through):
     page = folder / "through/index.html"
     page.unlink()
-    process = subprocess.run([COMMAND, "report", "through"], cwd=folder, capture_output=True, text=True, check=False)
+    process = warm.run([COMMAND, "report", "through"], cwd=folder)
     assert process.returncode == 0, process.stderr
     assert page.exists()
 
@@ -176,7 +167,7 @@ def test_expected_figures_are_checked(folder):
     grid["expected"] = {"SDP": {"drawn things": {"pixel_AUROC": 1, "source": "nobody: a test"}}}
     (folder / "expecting.yaml").write_text(yaml.safe_dump(grid))
     arguments = ["compare", "--config", "expecting.yaml", "--output", "expecting"]
-    process = subprocess.run([COMMAND, *arguments, "--check"], cwd=folder, capture_output=True, text=True, check=False)
+    process = warm.run([COMMAND, *arguments, "--check"], cwd=folder)
 
     [measured] = re.findall(
         r"Not reached: SDP on drawn things, pixel AUROC: measured (\d\S+), expected 1.0, ", process.stderr
@@ -193,9 +184,7 @@ def test_expected_figures_are_checked(folder):
     # On the finished grid: another expectation runs nothing again.
     before = {path: path.stat().st_mtime_ns for path in (folder / "expecting/jobs").rglob("*")}
     met = ["--expected", json.dumps({"SDP": {"drawn things": {"pixel_AUROC": float(measured), "source": "this"}}})]
-    process = subprocess.run(
-        [COMMAND, *arguments, *met, "--check"], cwd=folder, capture_output=True, text=True, check=False
-    )
+    process = warm.run([COMMAND, *arguments, *met, "--check"], cwd=folder)
 
     assert process.returncode == 0, process.stderr[-3000:]
     assert "1 of 1 expected figures reached." in process.stdout

@@ -5,8 +5,8 @@
 import io
 import json
 import os
+import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+import warm
 from anomalib_clipad import SDP, demo
 from anomalib_clipad.data.synthetic.render import photograph
 from anomalib_clipad.prediction.predictions import Prediction
@@ -26,7 +27,7 @@ from tiny import ON_TINY
 pytestmark = pytest.mark.slow
 
 ON_TINY_DEMO = tuple(option.replace("--model.", "--") for option in ON_TINY)
-COMMAND = (sys.executable, "-W", "ignore", "-m", "anomalib_clipad.cli", "demo")
+COMMAND = (sys.executable, "-m", "anomalib_clipad.cli", "demo")
 START_S, SCORE_MS = 180, 60_000
 
 
@@ -77,27 +78,25 @@ def address(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[s
     """The command, running on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("demo") / "log.txt"
     environment = {
         **os.environ,
         "ANOMALIB_CLIPAD_CACHE": str(cache),
         "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("uploads")),
     }
     options = ("--port", str(port), "--max_upload_mb", "1", "--max_megapixels", "1")
-    with log.open("w") as output:
-        process = subprocess.Popen([*COMMAND, *ON_TINY_DEMO, *options], stdout=output, stderr=output, env=environment)
+    process = warm.Running([*COMMAND, *ON_TINY_DEMO, *options], env=environment)
     try:
         deadline = time.monotonic() + START_S
-        while f"Open http://127.0.0.1:{port}/" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
+        while f"Open http://127.0.0.1:{port}/" not in process.printed():
+            assert process.poll() is None, process.printed()
+            assert time.monotonic() < deadline, process.printed()
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/"
-        assert process.poll() is None, log.read_text()
-        assert f'File "{Path(demo.__file__).parent}' not in log.read_text()  # Gradio logs what it refuses itself
+        assert process.poll() is None, process.printed()
+        assert f'File "{Path(demo.__file__).parent}' not in process.printed()  # Gradio logs what it refuses itself
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 @pytest.fixture
@@ -201,7 +200,7 @@ def test_a_file_of_the_server_is_not_an_upload(address: str, gear: Path):
 
 
 def test_the_command_names_its_arguments():
-    process = subprocess.run([*COMMAND, "--port", "0", *ON_TINY_DEMO], capture_output=True, text=True, check=False)
+    process = warm.run([*COMMAND, "--port", "0", *ON_TINY_DEMO])
     assert process.returncode == 2
     assert "Expected port to be from 1 to 65535, but got 0." in process.stderr
     assert "Traceback" not in process.stderr

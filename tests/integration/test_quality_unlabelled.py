@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thresholds from unlabelled images, measured as docs/thresholds.md tells, on fewer images."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+import warm
 
 pytestmark = pytest.mark.slow
 
@@ -19,13 +19,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Decisions on pools of 100 images of some held-out categories."""
     folder = tmp_path_factory.mktemp("unlabelled")
     recipe = ["--root", "images", "--good", "100", "--per-defect", "4", "--categories", "wood,marble,gear,button"]
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), *recipe, "--sizes", "100", "--pools", "5", "--csv", "pools.csv"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = warm.run([SCRIPT, *recipe, "--sizes", "100", "--pools", "5", "--csv", "pools.csv"], cwd=folder)
     assert process.returncode == 0, process.stderr[-6000:]
     assert "| images | F1 | best F1 | difference |" in process.stdout
     return pd.read_csv(folder / "pools.csv")

@@ -3,7 +3,6 @@
 """``anomalib-clipad score`` with real workers: killed ones, killed runs, and the scores of one process."""
 
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import ray  # noqa: F401, imported before it is to be kept to this machine
 
 import layouts
+import warm
 from anomalib_clipad.scale.blocks import Block, Part
 from anomalib_clipad.scale.job import score
 from anomalib_clipad.scale.ray_scoring import score_by_ray
@@ -33,6 +34,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layouts.write_images(folder, N_IMAGES, size=250)
     (folder / "017.png").write_bytes(b"no image")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _as_urgent_as_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray gives its workers the lowest priority: beside other tests they would wait for minutes."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
 
 
 def check_scores(output: Path, photos: Path) -> None:
@@ -97,21 +104,19 @@ def test_a_killed_run_goes_on(photos: Path, anomalib: Terminal) -> None:
     """Other moments are in tests/unit/scale/test_job.py: Ray takes its time to start."""
     output = anomalib.folder / "scores.parquet"
     command = [
-        *(sys.executable, "-W", "ignore", "-m", "anomalib_clipad.cli", "score"),
+        *(sys.executable, "-m", "anomalib_clipad.cli", "score"),
         *("--input", str(photos), "--output", str(output), "--block_size", "4"),
         *("--model", "anomalib_clipad.SDP", *ON_TINY, "--model.class_name", "nut"),
     ]
 
     def run(until: str | None) -> tuple[int, str]:
         """Run the command; kill it as soon as there are such files."""
-        with subprocess.Popen(
-            command, env=anomalib.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            while until and process.poll() is None and not list(output.glob(until)):
-                time.sleep(0.01)
-            if until:
-                process.send_signal(signal.SIGKILL)
-            return process.wait(300), "" if until else process.stdout.read()
+        process = warm.Running(command, env=anomalib.environment)
+        while until and process.poll() is None and not list(output.glob(until)):
+            time.sleep(0.01)
+        if until:
+            process.send_signal(signal.SIGKILL)
+        return process.wait(300), process.printed()
 
     def times() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in output.glob("part-*")}

@@ -3,15 +3,14 @@
 """Training of SDP+ in two processes, or killed at any moment and resumed, gives the heads of one that ran through."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+import warm
 
 pytestmark = pytest.mark.slow
 
@@ -133,15 +132,7 @@ THROUGH: dict[str, dict[str, Any]] = {
 
 def run(folder: Path, *runs: dict[str, Any]) -> None:
     """Run the script; text vectors are not read from, nor left in, the user's cache."""
-    process = subprocess.run(
-        [sys.executable, "train.py", json.dumps(runs)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    process = warm.run(["train.py", json.dumps(runs)], cwd=folder)
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-6000:]
 
 

@@ -4,9 +4,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +17,6 @@ import pytest
 import layouts
 from anomalib_clipad.prediction.page import PAGE_FILE
 from browser import Visit
-from terminal import Terminal
 from tiny import BACKBONE
 from videos import RATE, write_video
 from watching import Watching
@@ -27,7 +24,6 @@ from watching import Watching
 pytestmark = pytest.mark.slow
 pytest.importorskip("watchdog")
 
-COMMAND = Path(sys.executable).with_name("anomalib-clipad")
 MODEL = ("--model", "anomalib_clipad.SDP", "--model.backbone", BACKBONE, "--model.class_name", "gasket")
 # Between the scores of the images of the tests, good and bad.
 SENSITIVITY = ("--model.post_processor", "anomalib_clipad.CategoryPostProcessor")
@@ -91,16 +87,8 @@ def test_a_folder_fills_up(
     layouts.write_images(drafts, 2, anomalous=True, seed=10, suffix=".bmp")
     script = "import sys; open('bell', 'a').write(sys.argv[1] + chr(10))"
     bell = f'{sys.executable} -c "{script}" {{path}}'
-    environment = {**Terminal(tmp_path).environment, "OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
     options = ("--settle", "3", "--refresh", "0.5", "--post", url, "--command", bell)
-    with watch.log.open("wb") as log:
-        process = subprocess.Popen(
-            [str(COMMAND), "watch", "photos", "--output", "out", *MODEL, *SENSITIVITY, *options],
-            cwd=tmp_path,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    process = watch.start("photos", "--output", "out", *MODEL, *SENSITIVITY, *options, no_proxy="127.0.0.1")
     try:
         watch.wait_for(lambda: len(lines(output)) == 2)
         (photos / "line_2").mkdir()
@@ -201,14 +189,13 @@ def test_other_settings_damaged_files_and_a_second_process_are_refused(tmp_path:
     try:
         watch.wait_for(lambda: len(lines(tmp_path / "out")) == 1)
         second = Watching(tmp_path)
-        second.log = tmp_path / "second.txt"
         assert second(*arguments, *MODEL, "--once") == 2
         assert "another process writes to out. Choose another one." in second.printed()
     finally:
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGINT)
-        process.join(30)
-    assert process.exitcode == 0
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        code = process.wait(30)
+    assert code == 0
     assert watch(*arguments, *MODEL[:-1], "nut", "--once") == 2
     assert "model.class_name is nut, was gasket. Choose another output" in watch.printed()
     assert len(lines(tmp_path / "out")) == 1

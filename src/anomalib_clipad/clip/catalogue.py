@@ -17,8 +17,6 @@ from anomalib_clipad.clip.architectures import (
     meta_tower,
 )
 from anomalib_clipad.clip.backbone import DEFAULT_BACKBONE
-from anomalib_clipad.clip.towers import describe_tower
-from anomalib_clipad.clip.vision_tower import native_size
 
 
 class BackboneFacts(NamedTuple):
@@ -69,7 +67,7 @@ def refused(match: str = "") -> dict[str, str]:
 def _count(name: str) -> tuple[int, int]:
     """Parameters of an image tower, and floating-point operations for one image of its native size."""
     visual = meta_tower(look_up(name) or {})
-    height, width = native_size(describe_tower(visual))
+    height, width = visual.image_size  # which patches of 14 pixels need not divide
     # With gradients, since PyTorch's faster path without them is one operation that nobody counts.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         visual(torch.empty(1, 3, height, width, device="meta"))

@@ -130,9 +130,6 @@ def _ray(address: str | None, cpus: int) -> Iterator[Any]:
     """Ray, quiet and without telemetry; one that this process has already is used and left running."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read by Ray when it starts
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address is None:
-        # Not for Windows or macOS alone: without clusters Ray keeps to the loopback address.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a change to come
     import ray
     import ray.data
@@ -141,13 +138,8 @@ def _ray(address: str | None, cpus: int) -> Iterator[Any]:
     if started:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
-            ray.init(
-                "local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=_STORE_BYTES,
-                **quiet,
-            )
+            _keep_to_this_machine()
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         else:
             ray.init(address, **quiet)
     context = ray.data.DataContext.get_current()
@@ -158,6 +150,18 @@ def _ray(address: str | None, cpus: int) -> Iterator[Any]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _keep_to_this_machine() -> None:
+    """Have Ray listen on the loopback address alone, whatever address it is given.
+
+    It does so where it has no clusters, which is not for Windows and macOS only. The environment tells its workers;
+    this process may have imported Ray long before, when it read the variable.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,24 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Buffers of predictions, also of two real processes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torchvision.tv_tensors import Mask
 
+import warm
 from anomalib_clipad.metrics.category_buffer import CategoryBuffer
 
 IN_ONE_OF_TWO_PROCESSES = """
 import sys
+from pathlib import Path
 import torch
 from torch import distributed
 from anomalib_clipad.metrics.category_buffer import CategoryBuffer
 
 rank = int(sys.argv[1])
-distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+distributed.init_process_group("gloo", init_method=f"file://{Path(sys.argv[2]).absolute()}", rank=rank, world_size=2)
 both, first_only = CategoryBuffer(), CategoryBuffer()
 both.append({"pred_score": torch.tensor([0.1, 0.2 + rank]), "gt_mask": None}, ["same.png", f"{rank}.png"])
 if rank == 0:
@@ -60,12 +60,6 @@ def test_merge() -> None:
 
 @pytest.mark.slow
 def test_gather_on_two_processes(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", IN_ONE_OF_TWO_PROCESSES, str(rank), str(tmp_path / "store")])
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    (tmp_path / "gather.py").write_text(IN_ONE_OF_TWO_PROCESSES)
+    processes = [warm.Running(["gather.py", str(rank), "store"], cwd=tmp_path) for rank in range(2)]
+    assert [process.wait(300) for process in processes] == [0, 0], [process.printed() for process in processes]
