@@ -14,7 +14,7 @@ VENV_LOWEST := .venv-lowest
 COMPARE_ARGS ?=
 BENCH_ARGS ?=
 WORKERS ?= 2
-PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist worksteal --timeout 900 --durations 20 --durations-min 5
+PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist loadfile --timeout 900 --durations 20 --durations-min 5
 # One thread a worker: more of them only wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1
 

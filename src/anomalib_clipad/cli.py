@@ -137,7 +137,10 @@ def _backbones(options: Namespace) -> int:
 
     from anomalib_clipad.clip.catalogue import BackboneFacts, refused, supported
 
-    rows: list[tuple[Any, ...]] = [*refused(options.match).items()] if options.refused else [*supported(options.match)]
+    with Console(stderr=True).status("Building towers without their weights, a minute for all …"):
+        rows: list[tuple[Any, ...]] = (
+            [*refused(options.match).items()] if options.refused else [*supported(options.match)]
+        )
     if not rows:
         kind = "refused" if options.refused else "supported"
         msg = f"Expected part of the name of a {kind} backbone, but got {options.match!r}. Leave it out to list all."

@@ -3,7 +3,7 @@
 """What each backbone is and costs, found without its weights."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from anomalib_clipad.clip.architectures import (
     inspect_backbone,
     known_backbones,
-    list_backbones,
     look_up,
     meta_tower,
 )
@@ -40,9 +39,12 @@ class BackboneFacts(NamedTuple):
 
 
 def supported(match: str = "") -> Iterator[BackboneFacts]:
-    """Describe the backbones whose names contain ``match``, in any case, in the order of ``list_backbones``."""
+    """Describe the backbones whose names contain ``match``, in any case, in open_clip's order."""
     _, unit = _count(DEFAULT_BACKBONE)
-    for name, info in list_backbones(match).items():
+    for name in known_backbones(match):
+        info = inspect_backbone(name)
+        if isinstance(info, str):
+            continue
         parameters, operations = _count(name)
         yield BackboneFacts(
             name,
@@ -66,7 +68,7 @@ def refused(match: str = "") -> dict[str, str]:
 
 def _count(name: str) -> tuple[int, int]:
     """Parameters of an image tower, and floating-point operations for one image of its native size."""
-    visual = meta_tower(look_up(name) or {})
+    visual: Any = meta_tower(look_up(name) or {})
     height, width = visual.image_size  # which patches of 14 pixels need not divide
     # With gradients, since PyTorch's faster path without them is one operation that nobody counts.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:

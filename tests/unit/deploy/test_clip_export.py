@@ -5,7 +5,6 @@
 import pytest
 from anomalib.data import Folder
 from anomalib.deploy import CompressionType
-from anomalib.post_processing import MEBinPostProcessor
 
 from tiny import sdp, sdp_plus
 
@@ -46,14 +45,6 @@ def test_classes_without_calibration_are_named(model, caplog):
 def test_a_model_that_does_not_resize_needs_the_size_of_its_images(tmp_path):
     with pytest.raises(ValueError, match="Expected input_size to be given for a model that does not resize"):
         sdp(class_name="nut", pre_processor=False).to_onnx(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_post_processor_that_cannot_be_exported_is_named(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"Expected post_processor to be one that can be exported .* MEBinPostProcessor"
-    ):
-        sdp(class_name="nut", post_processor=MEBinPostProcessor()).to_onnx(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from anomalib.post_processing import MEBinPostProcessor
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
@@ -184,6 +185,16 @@ def test_another_size_than_the_backbones_can_be_exported(tiny_clip, tmp_path):
     path = write_onnx(exported, tmp_path / "model.onnx", None, {})
 
     np.testing.assert_allclose(run_onnx(path, input=image)["anomaly_map"], exported(image).anomaly_map, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_post_processor_that_cannot_be_exported_is_named(tiny_clip, tmp_path):
+    exported = make_exported(tiny_clip, [0])
+    exported.post_processor = MEBinPostProcessor()
+    message = "Expected post_processor to be one that can be exported .* MEBinPostProcessor"
+    with pytest.raises(ValueError, match=message):
+        write_onnx(exported, tmp_path / "model.onnx", None, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5,), (2.5, 3), (True, 3), (-1, 4)])
