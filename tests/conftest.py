@@ -35,6 +35,11 @@ def build_tiny_clip(*, quick_gelu: bool = False, seed: int = 0, **vision: Any) -
     return model.requires_grad_(False).eval()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-backbones", action="store_true", help="hold every backbone to the contract, not each kind")
+    parser.addoption("--kills", type=int, default=2, help="random moments at which each command is killed")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _text_cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Text vectors are not read from, nor left in, the user's cache."""

@@ -12,7 +12,7 @@ from anomalib.cli import AnomalibCLI
 
 import warm
 
-ANOMALIB = Path(sys.executable).with_name("anomalib")
+ANOMALIB, CLIPAD = (Path(sys.executable).with_name(name) for name in ("anomalib", "anomalib-clipad"))
 
 
 class Terminal:

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small vision towers with random weights, one of each family and kind of pooling."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import open_clip
 import torch
 from open_clip import CLIP
 from open_clip.timm_model import TimmModel
@@ -100,3 +102,52 @@ def make_tower(name: str, seed: int = 0) -> nn.Module:
             if weight.unique().numel() <= 2 or weight.std() < 0.05:
                 weight.data.add_(0.1 * torch.randn_like(weight))
     return tower.requires_grad_(False).eval()
+
+
+REFUSED = {
+    r"RN\d+": "a ResNet image tower",
+    "convnext": "a ConvNeXt without patch_embed, blocks, norm, fc_norm",
+    "swin": "a SwinTransformer without blocks, fc_norm",
+    "ViTamin": "a VisionTransformer with MbConvStages before its blocks: a hybrid",
+    r"MobileCLIP2?-S": "a FastVit without patch_embed, blocks, norm, fc_norm",
+}
+"""What the names of those begin with that have no staged ViT to operate on."""
+
+
+SIZES = ("image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio")
+SIZE_WORDS = (
+    "tiny",
+    "small",
+    "medium",
+    "base",
+    "large",
+    "giant",
+    "giantopt",
+    "gigantic",
+    "enormous",
+    "so",
+    "m",
+    "patch",
+)
+
+
+def supported_architectures() -> list[str]:
+    """The names that open_clip lists of all others."""
+    return [name for name in open_clip.list_models() if not any(re.match(pattern, name) for pattern in REFUSED)]
+
+
+def kind_of(name: str) -> tuple[str, ...]:
+    """What is particular about the tower of an architecture, other than its sizes."""
+    config = open_clip.get_model_config(name)
+    vision = {key: value for key, value in config["vision_cfg"].items() if key not in SIZES}
+    family = vision.pop("timm_model_name", "")
+    words = [word for word in re.split(r"_|\d+", family) if word and word not in SIZE_WORDS]
+    return (*words, *(f"{key}={value}" for key, value in sorted(vision.items())), str(config.get("quick_gelu", False)))
+
+
+def one_of_each_kind() -> list[str]:
+    """For each kind the first architecture that is of it."""
+    first: dict[tuple[str, ...], str] = {}
+    for name in supported_architectures():
+        first.setdefault(kind_of(name), name)
+    return list(first.values())

@@ -5,7 +5,6 @@
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import warm
-
-COMMAND = Path(sys.executable).with_name("anomalib-clipad")
+from terminal import CLIPAD
 
 
 def _die(*_: object) -> None:
@@ -77,7 +75,7 @@ class Watching:
 
     def start(self, *arguments: str, fault: str = "none", **environment: str) -> warm.Running:
         self.process = warm.Running(
-            [COMMAND, "watch", *arguments],
+            [CLIPAD, "watch", *arguments],
             cwd=self.folder,
             env={**os.environ, **environment},
             before=partial(_inject, fault),

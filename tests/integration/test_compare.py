@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -20,12 +19,12 @@ import warm
 from anomalib_clipad.cli import main
 from anomalib_clipad.compare.records import read_grid, read_records
 from layouts import write_mvtec_ad, write_visa
+from terminal import CLIPAD
 from tiny import BACKBONE
 
 pytestmark = pytest.mark.slow
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-COMMAND = str(Path(sys.executable).with_name("anomalib-clipad"))
 UNTRAINED = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False}
 TINY = {"backbone": BACKBONE}
 MODELS = {
@@ -65,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(folder: Path, output: str) -> warm.Running:
     environment = {**os.environ, "ANOMALIB_CLIPAD_CACHE": str(folder / "cache")}
-    return warm.Running([COMMAND, "compare", "--config", "grid.yaml", "--output", output], cwd=folder, env=environment)
+    return warm.Running([CLIPAD, "compare", "--config", "grid.yaml", "--output", output], cwd=folder, env=environment)
 
 
 def results(folder: Path) -> list[dict[str, str]]:
@@ -138,7 +137,7 @@ def test_a_killed_grid_goes_on_where_it_was(folder, through):
 def test_the_report_can_be_written_again(folder, through):
     page = folder / "through/index.html"
     page.unlink()
-    process = warm.run([COMMAND, "report", "through"], cwd=folder)
+    process = warm.run([CLIPAD, "report", "through"], cwd=folder)
     assert process.returncode == 0, process.stderr
     assert page.exists()
 
@@ -167,7 +166,7 @@ def test_expected_figures_are_checked(folder):
     grid["expected"] = {"SDP": {"drawn things": {"pixel_AUROC": 1, "source": "nobody: a test"}}}
     (folder / "expecting.yaml").write_text(yaml.safe_dump(grid))
     arguments = ["compare", "--config", "expecting.yaml", "--output", "expecting"]
-    process = warm.run([COMMAND, *arguments, "--check"], cwd=folder)
+    process = warm.run([CLIPAD, *arguments, "--check"], cwd=folder)
 
     [measured] = re.findall(
         r"Not reached: SDP on drawn things, pixel AUROC: measured (\d\S+), expected 1.0, ", process.stderr
@@ -184,7 +183,7 @@ def test_expected_figures_are_checked(folder):
     # On the finished grid: another expectation runs nothing again.
     before = {path: path.stat().st_mtime_ns for path in (folder / "expecting/jobs").rglob("*")}
     met = ["--expected", json.dumps({"SDP": {"drawn things": {"pixel_AUROC": float(measured), "source": "this"}}})]
-    process = warm.run([COMMAND, *arguments, *met, "--check"], cwd=folder)
+    process = warm.run([CLIPAD, *arguments, *met, "--check"], cwd=folder)
 
     assert process.returncode == 0, process.stderr[-3000:]
     assert "1 of 1 expected figures reached." in process.stdout

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a comparison as people see it: opened in a real browser, without a window and without network."""
 
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +15,10 @@ from anomalib_clipad.compare.expected import write_expected
 from anomalib_clipad.compare.report import CSV_FILE, MARKDOWN_FILE, PAGE_FILE, write_report
 from browser import Visit, is_blank
 from comparisons import expectation, failed_job, job, write_comparison
+from terminal import CLIPAD
 
 pytestmark = pytest.mark.slow
 
-COMMAND = Path(sys.executable).with_name("anomalib-clipad")
 HOSTILE = "<b>Patch</b> & \"Core\" {{ 7 * 7 }} <script>alert('x')</script>"
 
 
@@ -192,7 +191,7 @@ def test_the_command_writes_the_files_of_the_function(output: Path) -> None:
     written = {name: (output / name).read_bytes() for name in (CSV_FILE, MARKDOWN_FILE, PAGE_FILE)}
     for name in written:
         (output / name).unlink()
-    process = warm.run([COMMAND, "report", output])
+    process = warm.run([CLIPAD, "report", output])
     assert process.returncode == 0, process.stderr[-3000:]
     assert str(output / PAGE_FILE) in process.stdout
     assert {name: (output / name).read_bytes() for name in written} == written

@@ -41,7 +41,7 @@ DEPTH = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}
 HOST = {"anomalib", "lightning"}
 HOST_FREE = {"clip", "base", "_version"}
 # What a unit may import besides, if these extras are installed.
-EXTRAS = {"compare": ("compare",), "demo": ("demo",), "scale": ("ray", "watch")}
+EXTRAS = {"compare": ("compare",), "demo": ("demo",), "scale": ("ray", "watch"), "host": ("ray",)}
 # Distributions that are named otherwise than what is imported.
 DISTRIBUTIONS = {
     "PIL": "pillow",

@@ -2,11 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that appear complete or not at all."""
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TOO_LITTLE_BYTES = 2**14
+"""Where so much is free, other errors than the system's are not for want of room."""
 
 
 @contextmanager
@@ -16,6 +22,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     A reader, and a run that is killed at any moment, finds the previous file or the new one. Several processes may
     write one file at the same time. Folders are created. The draft has the file's name, in a folder of its own: what is
     written beside it, as the weights of a graph, moves along.
+
+    Raises:
+        OSError: If there is no room for it, in words, whatever the error of the library that writes.
 
     Example:
         >>> folder = getfixture("tmp_path")
@@ -29,9 +38,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     # Inside the folder, since a rename is atomic only within one file system.
     with TemporaryDirectory(dir=path.parent, prefix=".draft-") as folder:
         draft = Path(folder) / path.name
-        yield draft
-        beside = [file for file in Path(folder).iterdir() if file != draft]
-        for file in (*beside, draft):
-            with file.open("r+b") as written:
-                os.fsync(written.fileno())  # else a power cut may leave the new name with no content
-            file.replace(path.with_name(file.name))
+        try:
+            yield draft
+            beside = [file for file in Path(folder).iterdir() if file != draft]
+            for file in (*beside, draft):
+                with file.open("r+b") as written:
+                    os.fsync(written.fileno())  # else a power cut may leave the new name with no content
+                file.replace(path.with_name(file.name))
+        except Exception as error:
+            number = error.errno if isinstance(error, OSError) else None
+            if number not in _NO_ROOM and shutil.disk_usage(folder).free > _TOO_LITTLE_BYTES:
+                raise
+            msg = (
+                f"Expected room to write {path}, but the disk is full, or files of this user may be no larger. What "
+                "was written before is kept: make room, and run the same again."
+            )
+            raise OSError(number or errno.ENOSPC, msg) from error

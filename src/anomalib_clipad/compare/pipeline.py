@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TextIO
 
 import yaml
-from anomalib.pipelines.components.base import JobGenerator, Runner
 from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
+from anomalib.pipelines.components.runners.parallel import ParallelExecutionError
+from anomalib.pipelines.components.runners.serial import SerialExecutionError
 from lightning.pytorch import seed_everything
 from packaging.version import Version
 from tqdm import tqdm
 
+from anomalib_clipad.base.files import atomic_write
 from anomalib_clipad.compare.config import CompareConfig
 from anomalib_clipad.compare.expected import Expectation, expectations, write_expected
 from anomalib_clipad.compare.grid import JobSpec, expand, find_class, make_datamodule
@@ -54,7 +56,8 @@ def compare(config: CompareConfig) -> list[Record]:
         check_winclip(name, model.class_path)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / CONFIG_FILE).write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    with atomic_write(output / CONFIG_FILE) as draft:
+        draft.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
     write_grid(output, [spec.id for spec in specs])
     write_expected(output, expected)
     pending = [spec for spec in specs if not _is_finished(output, spec, retry_failed=config.retry_failed)]
@@ -64,7 +67,7 @@ def compare(config: CompareConfig) -> list[Record]:
     with quiet(output / LOG_FILE):  # the host's runners have a bar of their own, which names no job
         _train_heads(pending, place, terminal)
         if pending:
-            _runner(CompareJobs(pending, len(specs), place, terminal), config.devices).run({})
+            _run(CompareJobs(pending, len(specs), place, terminal), config.devices)
     records = [record for spec in specs if (record := read_record(output, spec.id)) is not None]
     write_report(output)
     return records
@@ -135,8 +138,16 @@ def _train(spec: JobSpec, key: HeadsKey, place: Place) -> None:
         keep(Path(engine.trainer.default_root_dir) / "heads.safetensors", place.output, key)
 
 
-def _runner(generator: JobGenerator, devices: int) -> Runner:
-    return SerialRunner(generator) if devices == 1 else ParallelRunner(generator, n_jobs=devices)
+def _run(generator: CompareJobs, devices: int) -> None:
+    runner = SerialRunner(generator) if devices == 1 else ParallelRunner(generator, n_jobs=devices)
+    try:
+        runner.run({})
+    except (SerialExecutionError, ParallelExecutionError) as error:  # jobs that fail leave a record, and raise nothing
+        msg = (
+            f"Expected each job to leave a record in {generator.place.output}, but some could not write it; see "
+            f"{LOG_FILE} there. Most often the disk is full. What has finished is kept: make room, and run the same again."
+        )
+        raise OSError(msg) from error
 
 
 def _is_finished(output: Path, spec: JobSpec, *, retry_failed: bool) -> bool:

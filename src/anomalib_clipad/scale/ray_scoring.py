@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_clipad.data.image_loader import ListedImage
+from anomalib_clipad.host.ray import keep_to_this_machine
 from anomalib_clipad.scale.blocks import Block, Part, read_part, score_block
 from anomalib_clipad.scale.scorer import Scorer, ScorerSpec
 
@@ -138,7 +139,7 @@ def _ray(address: str | None, cpus: int) -> Iterator[Any]:
     if started:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
-            _keep_to_this_machine()
+            keep_to_this_machine()
             ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         else:
             ray.init(address, **quiet)
@@ -150,18 +151,6 @@ def _ray(address: str | None, cpus: int) -> Iterator[Any]:
     finally:
         if started:
             ray.shutdown()
-
-
-def _keep_to_this_machine() -> None:
-    """Have Ray listen on the loopback address alone, whatever address it is given.
-
-    It does so where it has no clusters, which is not for Windows and macOS only. The environment tells its workers;
-    this process may have imported Ray long before, when it read the variable.
-    """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    from ray._private import ray_constants
-
-    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _first_line(error: BaseException) -> str:

@@ -173,7 +173,7 @@ def _kept(recorder: Recorder, outbox: Outbox, stop: threading.Event) -> Iterator
         try:
             recorder.report(last=True)
         except OSError as second:
-            logger.warning("Tables and page were not written: %s. The next start does.", second)
+            logger.warning("Tables and page were not written, the next start does: %s", second)
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             msg = (
                 f"{error.strerror}: {len(recorder.journal)} images are done and kept. Make room, and start the same "

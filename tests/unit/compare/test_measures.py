@@ -47,10 +47,10 @@ def test_peak_memory_is_that_within_the_block():
     with peak_memory(on_gpu=False) as before:
         pass
     with peak_memory(on_gpu=False) as peak:
-        block = np.ones(200 * 2**20, dtype=np.uint8)
+        block = np.ones(400 * 2**20, dtype=np.uint8)
         time.sleep(0.2)
         del block
-    assert peak[0] - before[0] > 150
+    assert peak[0] - before[0] > 300  # what is shared with other processes comes and goes with them
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
