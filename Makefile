@@ -28,7 +28,7 @@ PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart compare real paper bench docs test contract test-lowest setup lint types pytest pytest-openclip2 format constraints clean
+.PHONY: help quickstart compare real paper bench docs test thorough test-lowest setup lint types pytest pytest-openclip2 format constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -55,8 +55,9 @@ docs: $(READY) ## build the documentation site, site/index.html; it opens withou
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
 
-contract: $(READY) ## hold every model on every backbone to the same promises; about half an hour
-	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(PYTEST_ARGS) --dist worksteal --all-backbones tests/integration/test_contract.py
+thorough: $(READY) ## the tests of every backbone, and of commands that are killed or have no room, in full
+	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(PYTEST_ARGS) --dist worksteal --thorough \
+		tests/integration/test_contract.py tests/integration/test_faults.py
 
 test-lowest: $(READY_LOWEST) ## the quick tests on the oldest versions that pyproject.toml admits; some GB of disk
 	$(ONE_THREAD) $(VENV_LOWEST)/bin/python -m pytest $(PYTEST_ARGS) -m 'not slow' tests/unit

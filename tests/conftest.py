@@ -36,8 +36,7 @@ def build_tiny_clip(*, quick_gelu: bool = False, seed: int = 0, **vision: Any) -
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-backbones", action="store_true", help="hold every backbone to the contract, not each kind")
-    parser.addoption("--kills", type=int, default=2, help="random moments at which each command is killed")
+    parser.addoption("--thorough", action="store_true", help="every backbone, and ten kills of each command; an hour")
 
 
 @pytest.fixture(scope="session", autouse=True)

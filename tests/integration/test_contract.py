@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""One contract for every model on every kind of backbone, whichever way it is used; `make contract` tries them all.
+"""One contract for every model on every kind of backbone, whichever way it is used; `make thorough` tries them all.
 
 Towers are those of open_clip and timm as they are, of real width, with four of their blocks and random weights. Text
 towers are all of one small kind. ONNX graphs, whose tracing takes long, are compared for one tower of each family in
@@ -73,7 +73,7 @@ def _short_towers() -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = supported_architectures() if metafunc.config.getoption("--all-backbones") else one_of_each_kind()
+    names = supported_architectures() if metafunc.config.getoption("--thorough") else one_of_each_kind()
     metafunc.parametrize("backbone", names, indirect=True, scope="module")
 
 

@@ -75,7 +75,7 @@ def newest_heads(folder: Path) -> dict[str, list[float]]:
 def compared(folder: Path) -> list[dict[str, str]]:
     with (folder / "out/results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [{key: value for key, value in row.items() if not key.endswith(("_s", "_per_s", "_mb"))} for row in rows]
+    return [{key: value for key, value in row.items() if not key.endswith(("_s", "_mb", "_bytes"))} for row in rows]
 
 
 def exported(folder: Path) -> list[float]:
@@ -140,7 +140,7 @@ def test_killed_at_random_moments(
     work, expected, seconds = undisturbed
     moments = random.Random(0)
     folder = prepare(tmp_path)
-    for _ in range(pytestconfig.getoption("--kills")):
+    for _ in range(10 if pytestconfig.getoption("--thorough") else 1):
         process = start(work, folder)
         time.sleep(moments.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)
@@ -164,7 +164,11 @@ def resize(disk: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size // 1024}k", disk], check=True)
 
 
-@pytest.mark.parametrize("room", [0, 20_000, 400_000])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "room" in metafunc.fixturenames:
+        metafunc.parametrize("room", [0, 20_000, 400_000] if metafunc.config.getoption("--thorough") else [20_000])
+
+
 def test_a_full_disk_is_named_and_leaves_nothing_half(
     undisturbed: tuple[Work, Any, float], disk: Path, room: int
 ) -> None:

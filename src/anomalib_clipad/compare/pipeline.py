@@ -145,7 +145,7 @@ def _run(generator: CompareJobs, devices: int) -> None:
     except (SerialExecutionError, ParallelExecutionError) as error:  # jobs that fail leave a record, and raise nothing
         msg = (
             f"Expected each job to leave a record in {generator.place.output}, but some could not write it; see "
-            f"{LOG_FILE} there. Most often the disk is full. What has finished is kept: make room, and run the same again."
+            f"{LOG_FILE} there. Most often the disk is full: make room, and run the same again."
         )
         raise OSError(msg) from error
 
