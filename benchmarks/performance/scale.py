@@ -33,7 +33,7 @@ from anomalib_clipad.scale.ray_scoring import score_by_ray
 from anomalib_clipad.scale.scorer import ScorerSpec
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row
-from benchmarks.performance.timing import alternate, run_module
+from benchmarks.performance.timing import alternate, run_module, time_anomalib
 
 _MODULE = "benchmarks.performance.scale"
 _MIB = 2**20
@@ -81,6 +81,7 @@ def measure(setting: Setting) -> list[Row]:
             for label, path in export(setting, folder).items():
                 exported = run(str(path), photos, block, "--ray", "1")
                 rows.append(_row(f"one worker with {label} ÷ plain loop", exported, loop))
+            rows.append(_processes(setting, folder))
         return [*rows, *_growth(setting, folder)]
 
 
@@ -91,6 +92,30 @@ def _row(what: str, figures: Figures, loop: Figures, limit: float | None = None)
 
 def _note(figures: Figures) -> str:
     return f"{1000 * figures.seconds:.0f} ms of a core an image, {figures.rate:.3g} images/s by the clock"
+
+
+def _processes(setting: Setting, folder: Path) -> Row:
+    """What a second process brings to `anomalib predict`: more images in two commands, less the start of both."""
+    rates = {}
+    few, many = (write_photographs(folder / f"ddp{n}", n, setting.backbone.image_size[0]) for n in (16, 80))
+    for processes in ("1", "2"):
+        options = [
+            *("predict", "--model", "anomalib_clipad.SDP", "--model.backbone", setting.backbone_name),
+            *(
+                "--model.pretrained",
+                "random",
+                "--model.strategy",
+                "mean",
+                "--model.text_cache_dir",
+                str(folder / "text"),
+            ),
+            *("--model.visualizer", "false", "--model.page", "false", "--trainer.accelerator", "cpu"),
+            *("--trainer.devices", processes, "--trainer.strategy", "auto" if processes == "1" else "ddp"),
+        ]
+        short, long = (time_anomalib(folder, *options, "--data", str(data), threads=1) for data in (few, many))
+        rates[processes] = 64 / (long - short)
+    note = f"one thread each: {rates['1']:.3g} and {rates['2']:.3g} images/s, without the start of the command"
+    return Row("`anomalib predict`: two gloo processes ÷ one", rates["2"] / rates["1"], better="large", note=note)
 
 
 def _growth(setting: Setting, folder: Path) -> list[Row]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alternated runs and their medians: machines differ and are noisy, ratios within one run less so."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -49,15 +50,16 @@ def run_module(module: str, *arguments: str, python: str | Path = sys.executable
     return process.stdout.strip().splitlines()[-1]
 
 
-def time_anomalib(folder: Path, *arguments: str) -> float:
-    """Seconds that a command of anomalib takes in a folder, its imports included.
+def time_anomalib(folder: Path, *arguments: str, threads: int | None = None) -> float:
+    """Seconds that a command of anomalib takes in a folder, its imports included; with so many threads a process.
 
     Raises:
         RuntimeError: If it fails; the message holds the end of what it printed.
     """
     command = [str(Path(sys.executable).with_name("anomalib")), *arguments]
     start = time.perf_counter()
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if process.returncode:
         output = (process.stdout + process.stderr)[-2000:]
