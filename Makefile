@@ -9,11 +9,11 @@ QUICKSTART ?= $(VENV)/bin/python -m anomalib_clipad.quickstart
 # What runs a second time, on open_clip 2.24: all that touches CLIP. Heads are trained on what the towers give.
 OPENCLIP2_TESTS ?= tests/unit/clip tests/unit/scoring tests/unit/models/test_lightning_model.py \
 	tests/unit/benchmarks/test_baselines.py
-# The lowest version of each of the package's own requirements, for test-lowest.
-VENV_LOWEST := .venv-lowest
 COMPARE_ARGS ?=
 BENCH_ARGS ?=
 WORKERS ?= 2
+# Of noxfile.py, all by default.
+SESSIONS ?=
 PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist loadfile --timeout 900 --durations 20 --durations-min 5
 # One thread a worker: more of them only wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1
@@ -22,13 +22,12 @@ UV := $(VENV)/bin/uv
 READY := $(VENV)/.ready
 READY_OPENCLIP2 := $(VENV_OPENCLIP2)/.ready
 READY_REAL := $(VENV_OPENCLIP2)/.ready-real
-READY_LOWEST := $(VENV_LOWEST)/.ready
 # A change of these installs again.
 PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart compare real paper bench docs test thorough test-lowest setup lint types pytest pytest-openclip2 format constraints clean
+.PHONY: help quickstart compare real paper bench docs test thorough matrix setup lint types pytest pytest-openclip2 format constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -59,8 +58,8 @@ thorough: $(READY) ## the tests of every backbone, and of commands that are kill
 	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(PYTEST_ARGS) --dist worksteal --thorough \
 		tests/integration/test_contract.py tests/integration/test_faults.py
 
-test-lowest: $(READY_LOWEST) ## the quick tests on the oldest versions that pyproject.toml admits; some GB of disk
-	$(ONE_THREAD) $(VENV_LOWEST)/bin/python -m pytest $(PYTEST_ARGS) -m 'not slow' tests/unit
+matrix: $(READY) ## the quick tests on each Python that is here, and on the oldest versions admitted; some GB of disk each
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/nox $(if $(SESSIONS),--session $(SESSIONS))
 
 setup: $(READY) $(READY_OPENCLIP2) ## make both environments
 
@@ -106,12 +105,6 @@ $(READY_REAL): $(READY_OPENCLIP2)
 	$(UV) pip install --python $(VENV_OPENCLIP2)/bin/python --constraint constraints-openclip2.txt --editable '.[real]'
 	@touch $@
 
-$(READY_LOWEST): $(PROJECT) | $(UV)
-	$(VENV)/bin/python -m venv --without-pip $(VENV_LOWEST)
-	$(UV) pip install --compile-bytecode --python $(VENV_LOWEST)/bin/python --resolution lowest-direct \
-		--editable '.[dev,compare]'
-	@touch $@
-
 # Writes the newest versions that agree, for every supported Python, on Linux and macOS. The second file differs
 # from the first only in open_clip and what that needs: a compile keeps the versions already in its output file.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate pyproject.toml
@@ -123,5 +116,5 @@ constraints: $(UV) ## pin the newest versions in the constraints files
 		--extra real --output-file constraints-openclip2.txt > /dev/null
 
 clean: ## remove the environments, caches and builds
-	rm -rf $(VENV) $(VENV_OPENCLIP2) $(VENV_LOWEST) build dist site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_OPENCLIP2) .nox build dist site .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
