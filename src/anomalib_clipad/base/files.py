@@ -47,10 +47,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
                 file.replace(path.with_name(file.name))
         except Exception as error:
             number = error.errno if isinstance(error, OSError) else None
-            if number not in _NO_ROOM and shutil.disk_usage(folder).free > _TOO_LITTLE_BYTES:
-                raise
+            if number not in _NO_ROOM:
+                if shutil.disk_usage(folder).free > _TOO_LITTLE_BYTES:
+                    raise
+                number = errno.ENOSPC
             msg = (
-                f"Expected room to write {path}, but the disk is full, or files of this user may be no larger. What "
-                "was written before is kept: make room, and run the same again."
+                f"Expected room to write {path}, but got: {os.strerror(number)}. What was written before is kept: make "
+                "room, and run the same again."
             )
-            raise OSError(number or errno.ENOSPC, msg) from error
+            raise OSError(number, msg) from error

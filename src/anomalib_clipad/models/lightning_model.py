@@ -30,8 +30,9 @@ class SDP(ClipModule, AnomalibModule):
     "damaged". Nothing is trained. Validation, where there is data for it, only calibrates scores and thresholds.
 
     Args:
-        backbone: open_clip architecture with a ViT, one of `anomalib-clipad backbones`; the default is the paper's. ``clipad-tiny`` ships
-            with the package, to try the pipeline without network; it is **not meant for real products**.
+        backbone: open_clip architecture with a ViT, one of `anomalib-clipad backbones`; the default is the paper's.
+            ``clipad-tiny`` ships with the package, to try the pipeline without network; it is **not meant for real
+            products**.
         pretrained: open_clip tag, local weights file or ``"random"``; ``None`` for the backbone's default weights, of
             the paper's ``laion400m_e31``.
         class_name: What the images show. By default the datamodule's category, in a test set over several categories
