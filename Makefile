@@ -14,7 +14,7 @@ BENCH_ARGS ?=
 WORKERS ?= 2
 # Of noxfile.py, all by default.
 SESSIONS ?=
-PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist loadfile --timeout 900 --durations 20 --durations-min 5
+PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 900 --durations 20 --durations-min 5
 # One thread a worker: more of them only wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1
 

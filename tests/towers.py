@@ -146,8 +146,8 @@ def kind_of(name: str) -> tuple[str, ...]:
 
 
 def one_of_each_kind() -> list[str]:
-    """For each kind the first architecture that is of it."""
-    first: dict[tuple[str, ...], str] = {}
-    for name in supported_architectures():
-        first.setdefault(kind_of(name), name)
-    return list(first.values())
+    """For each kind the smallest architecture that is of it."""
+    smallest: dict[tuple[str, ...], str] = {}
+    for name in sorted(supported_architectures(), key=lambda name: open_clip.get_model_config(name)["embed_dim"]):
+        smallest.setdefault(kind_of(name), name)
+    return list(smallest.values())

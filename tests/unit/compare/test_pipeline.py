@@ -45,7 +45,7 @@ def test_nothing_is_written_for_a_wrong_grid(tmp_path, init_args, expected, mess
 
 
 def test_data_that_not_everyone_has_are_left_out_with_a_word(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pipeline, "_runner", lambda generator, devices: Mock())
+    monkeypatch.setattr(pipeline, "_run", Mock())
     monkeypatch.setattr(pipeline, "write_report", Mock())
     data = {"class_path": "anomalib_clipad.SyntheticDefects", "categories": ["wood"]}
     there, gone = tmp_path / "there", tmp_path / "gone"
