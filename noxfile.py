@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quick tests on every Python that is here, with the newest versions of all packages and with the oldest.
 
-`make matrix` runs them all, `make matrix SESSIONS=oldest` one. What came out last is in docs/versions.md.
+`make matrix` runs them all, `make matrix SESSIONS=oldest` one; interpreters are those on the PATH.
 """
 
 import nox
