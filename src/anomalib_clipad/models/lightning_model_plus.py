@@ -5,6 +5,7 @@
 import logging
 import os
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -296,5 +297,5 @@ class SDPPlus(ClipModule, AnomalibModule):
 
 
 if SDP.__doc__ and SDPPlus.__doc__:  # `--help` takes the words for an argument from the class's own docstring alone
-    _shared = SDP.__doc__.partition("Args:\n")[2].partition("        staged:")[0]  # and what follows, the ablations
-    SDPPlus.__doc__ = SDPPlus.__doc__.replace("Args:\n", f"Args:\n{_shared}")
+    _shared = cleandoc(SDP.__doc__).partition("Args:\n")[2].partition("    staged:")[0]  # and after it, the ablations
+    SDPPlus.__doc__ = cleandoc(SDPPlus.__doc__).replace("Args:\n", f"Args:\n{_shared}")
