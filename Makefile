@@ -27,7 +27,7 @@ PROJECT := pyproject.toml src/anomalib_clipad/_version.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart compare real paper bench docs test thorough matrix setup lint types pytest pytest-openclip2 format constraints clean
+.PHONY: help quickstart compare real paper bench bench-check docs test thorough matrix setup lint types pytest pytest-openclip2 format constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -48,6 +48,9 @@ paper: $(READY_OPENCLIP2) ## the paper's figures beside measured ones, on MVTec 
 
 bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 30 minutes
 	$(VENV)/bin/python -W ignore -m benchmarks.performance --output docs/performance.md $(BENCH_ARGS)
+
+bench-check: $(READY) ## which figures got worse by a tenth since the last release, whose wheel is built from git; 20 minutes
+	$(VENV)/bin/python -W ignore -m benchmarks.performance.check $(BENCH_ARGS)
 
 docs: $(READY) ## build the documentation site, site/index.html; it opens without a server or network
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

@@ -1,12 +1,16 @@
 # Copyright (C) 2026 The anomalib-clipad authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run the suite: ``python -m benchmarks.performance [--smoke] [--only NAME ...] [--output FILE]``."""
+"""Run the suite: ``python -m benchmarks.performance [--smoke] [--only NAME ...] [--output FILE] [--json FILE]``."""
 
 import argparse
 import importlib
+import json
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -15,9 +19,11 @@ from rich.console import Console
 
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row, markdown, terminal
+from benchmarks.performance.timing import ROOT
 
 MEASURES = (
     "forward",
+    "sizes",
     "towers",
     "resampling",
     "winclip",
@@ -39,7 +45,9 @@ MEASURES = (
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def run(smoke: bool, only: list[str], output: Path | None, threads: int) -> int:
+def run(
+    smoke: bool, only: Sequence[str], output: Path | None = None, rows_file: Path | None = None, threads: int = 2
+) -> int:
     """Measure, print one table, and write it; a measure that fails leaves a row that says why.
 
     Returns:
@@ -63,7 +71,16 @@ def run(smoke: bool, only: list[str], output: Path | None, threads: int) -> int:
     console.print(machine(threads))
     if output is not None:
         write(output, f"{machine(threads)}\n\n{markdown(rows)}")
+    if rows_file is not None:
+        figures = {"commit": commit(), "machine": machine(threads), "rows": [asdict(row) for row in rows]}
+        rows_file.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return failed
+
+
+def commit() -> str | None:
+    """The commit that this tree was made of, where git knows one."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
 
 
 def machine(threads: int) -> str:
@@ -112,5 +129,6 @@ if __name__ == "__main__":
     parser.add_argument("--smoke", action="store_true", help="smallest sizes, only to show that the suite runs")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure")
     parser.add_argument("--output", type=Path, help="Markdown file whose part between two marks is replaced")
+    parser.add_argument("--json", type=Path, dest="rows_file", help="file to write the rows to, for `make bench-check`")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     sys.exit(1 if run(**vars(parser.parse_args())) else 0)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from anomalib_clipad import SyntheticDefects
-from benchmarks.performance.setting import Setting
+from benchmarks.performance.setting import Setting, model_options
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import alternate, time_anomalib
 
@@ -22,13 +22,11 @@ def measure(setting: Setting) -> list[Row]:
         recipe = {"n_train": 1, "n_test_good": good, "n_test_per_defect": 1}
         SyntheticDefects(folder / "data", categories=["wood"], **recipe).prepare_data()
         arguments = [
-            *("test", "--model", "anomalib_clipad.SDP", "--model.backbone", setting.backbone_name),
-            *("--model.pretrained", "random", "--model.strategy", "mean"),
-            *("--model.text_cache_dir", str(folder / "text")),
+            *("test", *model_options(setting, folder)),
             *("--data", "anomalib_clipad.SyntheticDefects", "--data.root", str(folder / "data")),
             *("--data.categories", "[wood]", "--data.eval_batch_size", str(setting.batch_size)),
             *(part for key, value in recipe.items() for part in (f"--data.{key}", str(value))),
-            *("--data.num_workers", "2", "--default_root_dir", str(folder / "results"), "--trainer.accelerator", "cpu"),
+            *("--data.num_workers", "2", "--default_root_dir", str(folder / "results")),
         ]
         seconds = {}
         for pictures in (False,) if setting.smoke else (True, False):

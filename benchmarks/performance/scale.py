@@ -31,7 +31,7 @@ from anomalib_clipad.data.image_loader import ListedImage
 from anomalib_clipad.scale.blocks import Block, Part, cut, score_block
 from anomalib_clipad.scale.ray_scoring import score_by_ray
 from anomalib_clipad.scale.scorer import ScorerSpec
-from benchmarks.performance.setting import Setting
+from benchmarks.performance.setting import Setting, model_options
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import alternate, run_module, time_anomalib
 
@@ -100,16 +100,8 @@ def _processes(setting: Setting, folder: Path) -> Row:
     few, many = (write_photographs(folder / f"ddp{n}", n, setting.backbone.image_size[0]) for n in (16, 80))
     for processes in ("1", "2"):
         options = [
-            *("predict", "--model", "anomalib_clipad.SDP", "--model.backbone", setting.backbone_name),
-            *(
-                "--model.pretrained",
-                "random",
-                "--model.strategy",
-                "mean",
-                "--model.text_cache_dir",
-                str(folder / "text"),
-            ),
-            *("--model.visualizer", "false", "--model.page", "false", "--trainer.accelerator", "cpu"),
+            *("predict", *model_options(setting, folder)),
+            *("--model.visualizer", "false", "--model.page", "false"),
             *("--trainer.devices", processes, "--trainer.strategy", "auto" if processes == "1" else "ddp"),
         ]
         short, long = (time_anomalib(folder, *options, "--data", str(data), threads=1) for data in (few, many))

@@ -4,9 +4,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomalib_clipad.clip.backbone import Backbone, load_backbone
 from anomalib_clipad.clip.surgery import stage_ends
@@ -40,6 +42,12 @@ class Setting:
         """The random backbone."""
         return load_backbone(self.backbone_name, "random")
 
+    def tower(self, side: int | None = None) -> nn.Module:
+        """The bare image tower, without any of ours; another one of the same shape where images have another size."""
+        if side is None:
+            return self.backbone.model.visual
+        return open_clip.create_model(self.backbone_name, force_image_size=side).visual.eval()
+
     def images(self, batch_size: int | None = None, side: int | None = None) -> Tensor:
         """Normalised noise (B, 3, H, W)."""
         height, width = (side, side) if side else self.backbone.image_size
@@ -67,3 +75,11 @@ def with_texts(model: SDPModel, embed_dim: int, classes: int) -> SDPModel:
     for index in range(classes):
         model.texts.add(f"class {index}", torch.randn(embed_dim, 2, generator=generator))
     return model.eval()
+
+
+def model_options(setting: Setting, folder: Path) -> list[str]:
+    """Options of a command of anomalib that runs SDP on the same random tower, its text kept in a folder."""
+    return [
+        *("--model", "anomalib_clipad.SDP", "--model.backbone", setting.backbone_name, "--model.pretrained", "random"),
+        *("--model.strategy", "mean", "--model.text_cache_dir", str(folder / "text"), "--trainer.accelerator", "cpu"),
+    ]

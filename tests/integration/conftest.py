@@ -31,8 +31,9 @@ def same_process(
     return SameProcess(tmp_path, monkeypatch, capfd, caplog)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for each file of tests: what other tests fork meanwhile would hold the pipe by which it is ended."""
     executable = find_browser()
     if executable is None:
         refuse = pytest.fail if os.environ.get("CI") else pytest.skip

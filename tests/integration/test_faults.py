@@ -124,7 +124,20 @@ def start(work: Work, folder: Path) -> warm.Running:
     return warm.Running(work.command, cwd=folder, env=environment)
 
 
-@pytest.fixture(scope="module", params=WORKS.values(), ids=list(WORKS))
+RARE = ("test_a_read_only_disk_is_named", "test_a_clock_that_is_set_back")
+"""What is tried on all works by `make thorough` only."""
+RARELY_ON = ("training, with a cache of tokens", "a pool", "watching")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    thorough = metafunc.config.getoption("--thorough")
+    names = RARELY_ON if metafunc.function.__name__ in RARE and not thorough else tuple(WORKS)
+    metafunc.parametrize("undisturbed", [WORKS[name] for name in names], indirect=True, scope="module", ids=names)
+    if "room" in metafunc.fixturenames:
+        metafunc.parametrize("room", [0, 20_000, 400_000] if thorough else [20_000])
+
+
+@pytest.fixture(scope="module")
 def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Any, float]:
     """A work, what comes of it in an empty folder, and the seconds that it takes."""
     work, folder = request.param, prepare(tmp_path_factory.mktemp("undisturbed"))
@@ -163,13 +176,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
+def remount(disk: Path, *options: str) -> None:
+    subprocess.run(["mount", "-o", ",".join(["remount", *options]), disk], check=True)
+
+
 def resize(disk: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size // 1024}k", disk], check=True)
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "room" in metafunc.fixturenames:
-        metafunc.parametrize("room", [0, 20_000, 400_000] if metafunc.config.getoption("--thorough") else [20_000])
+    remount(disk, f"size={size // 1024}k")
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half(
@@ -184,6 +196,19 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(
         assert code > 0, process.printed()[-3000:]
         assert re.search("disk is full|No space left|Check space and permissions", process.printed())
     resize(disk, 2**28)
+    process = start(work, folder)
+    assert process.wait() == 0, process.printed()[-3000:]
+    assert work.read(folder) == expected
+
+
+def test_a_read_only_disk_is_named(undisturbed: tuple[Work, Any, float], disk: Path) -> None:
+    work, expected, _ = undisturbed
+    folder = prepare(disk)
+    remount(disk, "ro")
+    process = start(work, folder)
+    assert process.wait() > 0
+    assert "Read-only file system" in process.printed(), process.printed()[-3000:]
+    remount(disk, "rw")
     process = start(work, folder)
     assert process.wait() == 0, process.printed()[-3000:]
     assert work.read(folder) == expected

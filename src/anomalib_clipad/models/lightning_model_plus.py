@@ -291,9 +291,7 @@ class SDPPlus(ClipModule, AnomalibModule):
 
     def _describe_heads(self) -> HeadsMetadata:
         """What the heads were made for; of heads that were loaded, what their file says."""
-        if self.heads_metadata is not None:
-            return self.heads_metadata
-        return describe_trained_heads(self, self._datamodule)
+        return self.heads_metadata or describe_trained_heads(self, self._datamodule)
 
 
 if SDP.__doc__ and SDPPlus.__doc__:  # `--help` takes the words for an argument from the class's own docstring alone
