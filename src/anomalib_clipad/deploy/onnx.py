@@ -60,11 +60,13 @@ def write_onnx(
     with torch.no_grad():
         outputs = [name for name, value in graph(*example)._asdict().items() if value is not None]
     external = options.pop("external_data", _size(graph) > _LARGEST_FILE)
+    optimise = options.pop("optimize", True)
     settings = {
         "input_names": ["input", CLASS_INPUT][: len(example)],
         "output_names": outputs,
         "dynamic_shapes": None if "dynamic_axes" in options else _dynamic_shapes(len(example), input_size),
         "verbose": False,
+        "optimize": False,  # once, below: the exporter's own passes take half of the time and leave large constants
         **options,
     }
     with _quiet_exporter():
@@ -79,9 +81,9 @@ def write_onnx(
                 "Export to PyTorch (to_torch, --export_type torch), or leave post_processor at its default."
             )
             raise ValueError(msg) from error
-        if settings.get("optimize", True):
-            # The tables of resizing and blur are larger than what the exporter folds by itself.
-            limits = {"input_size_limit": _FOLDED_BYTES, "output_size_limit": _FOLDED_BYTES}
+        if optimise:
+            # The tables of resizing and blur are larger than what is folded by default. Runtimes do the rest.
+            limits = {"input_size_limit": _FOLDED_BYTES, "output_size_limit": _FOLDED_BYTES, "num_iterations": 1}
             program.model = importlib.import_module("onnxscript.optimizer").optimize(program.model, **limits)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with paths of this machine
