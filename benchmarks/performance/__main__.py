@@ -46,7 +46,12 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def run(
-    smoke: bool, only: Sequence[str], output: Path | None = None, rows_file: Path | None = None, threads: int = 2
+    smoke: bool,
+    only: Sequence[str],
+    output: Path | None = None,
+    rows_file: Path | None = None,
+    threads: int = 2,
+    rounds: int = Setting.rounds,
 ) -> int:
     """Measure, print one table, and write it; a measure that fails leaves a row that says why.
 
@@ -55,7 +60,7 @@ def run(
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that measures start
     torch.set_num_threads(threads)
-    setting = Setting.for_smoke() if smoke else Setting()
+    setting = Setting.for_smoke() if smoke else Setting(rounds=rounds)
     console = Console()
     rows: list[Row] = []
     failed = 0
@@ -130,5 +135,6 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure")
     parser.add_argument("--output", type=Path, help="Markdown file whose part between two marks is replaced")
     parser.add_argument("--json", type=Path, dest="rows_file", help="file to write the rows to, for `make bench-check`")
+    parser.add_argument("--rounds", type=int, default=Setting.rounds, help="alternated runs of each function")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     sys.exit(1 if run(**vars(parser.parse_args())) else 0)

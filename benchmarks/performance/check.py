@@ -26,8 +26,8 @@ from benchmarks.performance.__main__ import MEASURES
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import ROOT
 
-CHECKED = ("forward", "resampling", "text", "metrics", "imports", "tiles")
-"""What takes a few minutes at most; the others with ``--only``."""
+CHECKED = ("forward", "resampling", "text", "metrics", "imports")
+"""What takes a minute or two; the others with ``--only``."""
 BASELINE = Path(__file__).with_name("baseline.json")
 WORSE = 1.1
 
@@ -130,7 +130,7 @@ def run(tree: Tree, measure: str, folder: Path, *, smoke: bool) -> list[Row]:
     flags = ["--smoke"] if smoke else []
     _call(
         *(sys.executable, "-W", "ignore", "-m", "benchmarks.performance"),
-        *("--only", measure, "--json", str(rows), *flags),
+        *("--only", measure, "--json", str(rows), "--rounds", "1", *flags),  # the rounds are those of whole processes
         tree=tree,
     )
     return [Row(**row) for row in json.loads(rows.read_text(encoding="utf-8"))["rows"]]
