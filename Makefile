@@ -49,7 +49,7 @@ paper: $(READY_OPENCLIP2) ## the paper's figures beside measured ones, on MVTec 
 bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 30 minutes
 	$(VENV)/bin/python -W ignore -m benchmarks.performance --output docs/performance.md $(BENCH_ARGS)
 
-bench-check: $(READY) ## which figures got worse by a tenth since the last release, whose wheel is built from git; 20 minutes
+bench-check: $(READY) ## which figures got worse by a tenth since the last release, whose wheel is built from git; half an hour
 	$(VENV)/bin/python -W ignore -m benchmarks.performance.check $(BENCH_ARGS)
 
 docs: $(READY) ## build the documentation site, site/index.html; it opens without a server or network

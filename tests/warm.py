@@ -104,6 +104,8 @@ def _be(
     os.environ.clear()
     os.environ.update(environment)
     warnings.simplefilter("ignore")
+    for category in (DeprecationWarning, FutureWarning):  # where a call of ours causes them, as in pyproject.toml
+        warnings.filterwarnings("error", category=category, module="anomalib_clipad")
     if before is not None:
         before()
     if command[0] == sys.executable:

@@ -23,6 +23,7 @@ from benchmarks.performance.timing import ROOT
 
 MEASURES = (
     "forward",
+    "parts",
     "sizes",
     "towers",
     "resampling",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
+from anomalib_clipad.clip.architectures import build_model, find_config
 from anomalib_clipad.clip.backbone import Backbone, load_backbone
 from anomalib_clipad.clip.surgery import stage_ends
 from anomalib_clipad.scoring.heads import LinearHeads
@@ -46,7 +46,8 @@ class Setting:
         """The bare image tower, without any of ours; another one of the same shape where images have another size."""
         if side is None:
             return self.backbone.model.visual
-        return open_clip.create_model(self.backbone_name, force_image_size=side).visual.eval()
+        config = find_config(self.backbone_name)
+        return build_model({**config, "vision_cfg": {**config["vision_cfg"], "image_size": side}}).visual.eval()
 
     def images(self, batch_size: int | None = None, side: int | None = None) -> Tensor:
         """Normalised noise (B, 3, H, W)."""

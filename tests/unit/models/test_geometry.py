@@ -134,6 +134,7 @@ def make_data(photos: Path, batch_size: int) -> Folder:
         normal_split_ratio=0.5,
         eval_batch_size=batch_size,
         num_workers=0,
+        seed=0,
     )
 
 
