@@ -136,6 +136,8 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure")
     parser.add_argument("--output", type=Path, help="Markdown file whose part between two marks is replaced")
     parser.add_argument("--json", type=Path, dest="rows_file", help="file to write the rows to, for `make bench-check`")
-    parser.add_argument("--rounds", type=int, default=Setting.rounds, help="alternated runs of each function")
+    parser.add_argument(
+        "--rounds", type=int, default=Setting.rounds, help="alternated runs of each function; one if --smoke"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     sys.exit(1 if run(**vars(parser.parse_args())) else 0)
