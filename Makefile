@@ -14,7 +14,8 @@ BENCH_ARGS ?=
 WORKERS ?= 2
 # Of noxfile.py, all by default.
 SESSIONS ?=
-PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 900 --durations 20 --durations-min 5
+# A worker that dies fails the run: pytest-xdist would wait for ever for some of its tests.
+PYTEST_ARGS ?= --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --timeout 900 --durations 20 --durations-min 5
 # One thread a worker: more of them only wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1
 

@@ -14,6 +14,7 @@ from anomalib.engine import Engine
 from numpy.typing import NDArray
 
 from anomalib_clipad import SDP, SyntheticDefects
+from anomalib_clipad.deploy.openvino import openvino_core
 from benchmarks.performance.setting import Setting
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import alternate, ratio
@@ -69,8 +70,6 @@ def _onnx(path: Path, images: NDArray[np.float32]) -> Callable[[], object]:
 
 
 def _openvino(path: Path, images: NDArray[np.float32], options: dict[str, str]) -> Callable[[], object]:
-    import openvino
-
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", **options}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    compiled = openvino_core().compile_model(path, "CPU", settings)
     return lambda: compiled(images)

@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 import layouts
 from anomalib_clipad import SDP, MVTec, SDPPlus, SyntheticDefects
+from anomalib_clipad.deploy.openvino import openvino_core
 from terminal import Terminal
 from tiny import BACKBONE, ON_TINY, make_engine, sdp, sdp_plus
 
@@ -146,8 +147,7 @@ def test_a_quantised_model_keeps_its_accuracy(anomalib: Terminal) -> None:
 
 def measure(path: Path, data: SyntheticDefects) -> tuple[float, float]:
     """Mean over categories of image and pixel AUROC of a model of several classes."""
-    openvino = pytest.importorskip("openvino")
-    run = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    run = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = data.categories
     seen: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
     for item in data.test_data:
@@ -177,7 +177,7 @@ def measure(path: Path, data: SyntheticDefects) -> tuple[float, float]:
 def test_sizes_tiles_and_aspect_ratios_are_part_of_an_export(
     geometry: dict[str, Any], described: dict[str, str], tmp_path: Path
 ) -> None:
-    onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
+    onnxruntime = pytest.importorskip("onnxruntime")
     random = np.random.default_rng(0)
     images = [random.integers(0, 255, (140, 200, 3), dtype=np.uint8) for _ in range(3)]
     model = sdp(class_name="nut", visualizer=False, **geometry)
@@ -188,7 +188,7 @@ def test_sizes_tiles_and_aspect_ratios_are_part_of_an_export(
     pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255
     session = onnxruntime.InferenceSession(file)
     names = [output.name for output in session.get_outputs()]
-    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for outputs in (dict(zip(names, session.run(None, {"input": pixels}), strict=True)), compiled({"input": pixels})):
         np.testing.assert_allclose(np.ravel(outputs["pred_score"]), expected.pred_score, atol=1e-4)
         np.testing.assert_allclose(outputs["anomaly_map"], expected.anomaly_map, atol=1e-4)

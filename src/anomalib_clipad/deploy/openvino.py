@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO files of an exported model, compressed as the host's ``compression_type`` says."""
 
+import functools
 import importlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,6 +66,18 @@ def check_compression(compression: CompressionType | str | None, quantisation: Q
         raise ValueError(msg)
     require_modules("openvino", *([] if kind in {None, CompressionType.FP16} else ["nncf"]))
     return kind
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The only ``openvino.Core`` of this process; needs OpenVINO.
+
+    Each Core gives its thread another stack for signals where the CPU has AMX, and puts back the former one at its end.
+    Of two that end in the order in which they began, the second puts back the stack that the first has freed. The next
+    signal that Python handles, such as the end of a data loader's worker, then kills the process without a word
+    (OpenVINO 2026.4).
+    """
+    return importlib.import_module("openvino").Core()
 
 
 def write_openvino(

@@ -13,6 +13,7 @@ import numpy as np
 from anomalib_clipad.base.text import list_some
 from anomalib_clipad.data.image_loader import BATCH_SIZE, ListedImage, read_ahead
 from anomalib_clipad.deploy.exported_model import CLASS_INPUT, METADATA_SECTION, require_modules
+from anomalib_clipad.deploy.openvino import openvino_core
 from anomalib_clipad.prediction.predictions import by_size
 from anomalib_clipad.prediction.table import PredictionRow, describe_skipped, ordered
 
@@ -129,13 +130,12 @@ def open_openvino(path: str, device: str, threads: int | None) -> tuple[Run, Map
         ValueError: If the file is damaged or not one of ours, or OpenVINO cannot use the device.
     """
     require_modules("openvino")
-    openvino = importlib.import_module("openvino")
     # Without the hint, CPUs with bfloat16 round to that.
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(path)
         compiled = core.compile_model(model, device.upper(), settings)
     except Exception as error:  # as above
