@@ -58,9 +58,9 @@ docs: $(READY) ## build the documentation site, site/index.html; it opens withou
 
 test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest on both open_clip lines
 
-thorough: $(READY) ## the tests of every backbone, and of commands that are killed or have no room, in full
+thorough: $(READY) ## what tests try in part, in full: every backbone, commands that are killed or have no room, benchmarks
 	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(PYTEST_ARGS) --dist worksteal --thorough \
-		tests/integration/test_contract.py tests/integration/test_faults.py
+		tests/integration/test_contract.py tests/integration/test_faults.py tests/integration/test_benchmarks.py
 
 matrix: $(READY) ## the quick tests on each Python that is here, and on the oldest versions admitted; some GB of disk each
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/nox $(if $(SESSIONS),--session $(SESSIONS))

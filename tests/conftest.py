@@ -11,6 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 GOLDEN_DIR = Path(__file__).parent / "golden"
@@ -63,6 +64,18 @@ def make_tiny_clip() -> Callable[..., open_clip.CLIP]:
 def tiny_clip() -> open_clip.CLIP:
     """Tiny CLIP: 32x32 pixels, 4x4 patches, 4 blocks, width 32, C 24. Shared: do not alter it."""
     return build_tiny_clip()
+
+
+@pytest.fixture
+def tiny_clip_folder(tmp_path: Path, tiny_clip: open_clip.CLIP) -> Path:
+    """Folder ``my/clip`` that holds :func:`tiny_clip` as open_clip's training writes it for the hub."""
+    folder = tmp_path / "my" / "clip"
+    folder.mkdir(parents=True)
+    model = {"embed_dim": TINY_EMBED_DIM, "vision_cfg": TINY_VISION, "text_cfg": TINY_TEXT}
+    images = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": images}))
+    save_file(dict(tiny_clip.state_dict()), folder / "open_clip_model.safetensors")
+    return folder
 
 
 @pytest.fixture(scope="session")

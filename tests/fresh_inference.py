@@ -8,7 +8,9 @@ keeps ``<export root>/<runtime>/<image>/{score,map}``.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -22,23 +24,44 @@ def main(target: str, images: str, *roots: str) -> None:
     os.environ["TRUST_REMOTE_CODE"] = "1"
     results = {}
     for root in roots:
-        weights = Path(root) / "weights"
-        runtimes = {
-            "torch": TorchInferencer(weights / "torch/model.pt", device="cpu").predict,
-            "openvino": OpenVINOInferencer(weights / "openvino/model.xml", "CPU", EXACT).predict,
-            "openvino of onnx": OpenVINOInferencer(weights / "onnx/model.onnx", "CPU", EXACT).predict,
-        }
-        session = onnxruntime.InferenceSession(weights / "onnx/model.onnx", providers=["CPUExecutionProvider"])
-        for path in sorted(Path(images).iterdir()):
-            for runtime, predict in runtimes.items():
-                prediction = predict(path)
-                results[f"{root}/{runtime}/{path.name}/score"] = np.asarray(prediction.pred_score).ravel()
-                results[f"{root}/{runtime}/{path.name}/map"] = np.squeeze(prediction.anomaly_map)
-            pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1)[None] / 255
-            score, anomaly_map = session.run(["pred_score", "anomaly_map"], {"input": pixels})
-            results[f"{root}/onnxruntime/{path.name}/score"] = score
-            results[f"{root}/onnxruntime/{path.name}/map"] = anomaly_map[0]
+        for runtime, predict in runtimes(Path(root) / "weights").items():
+            for path in sorted(Path(images).iterdir()):
+                score, anomaly_map = predict(path)
+                results[f"{root}/{runtime}/{path.name}/score"] = np.ravel(score)
+                results[f"{root}/{runtime}/{path.name}/map"] = np.squeeze(anomaly_map)
     np.savez(target, **results)
+
+
+def runtimes(weights: Path) -> dict[str, Callable[[Path], tuple[Any, Any]]]:
+    """What opens the files that there are; each gives score and map of an image."""
+    found: dict[str, Callable[[Path], tuple[Any, Any]]] = {}
+    if (file := weights / "torch/model.pt").exists():
+        found["torch"] = by_host(TorchInferencer(file, device="cpu"))
+    if (file := weights / "openvino/model.xml").exists():
+        found["openvino"] = by_host(OpenVINOInferencer(file, "CPU", EXACT))
+    if (file := weights / "onnx/model.onnx").exists():
+        found["openvino of onnx"] = by_host(OpenVINOInferencer(file, "CPU", EXACT))
+        found["onnxruntime"] = by_onnxruntime(file)
+    return found
+
+
+def by_host(inferencer: Any) -> Callable[[Path], tuple[Any, Any]]:
+    def predict(path: Path) -> tuple[Any, Any]:
+        prediction = inferencer.predict(path)
+        return prediction.pred_score, prediction.anomaly_map
+
+    return predict
+
+
+def by_onnxruntime(file: Path) -> Callable[[Path], tuple[Any, Any]]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def predict(path: Path) -> tuple[Any, Any]:
+        pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1)[None] / 255
+        score, anomaly_map = session.run(["pred_score", "anomaly_map"], {"input": pixels})
+        return score, anomaly_map
+
+    return predict
 
 
 if __name__ == "__main__":

@@ -73,20 +73,23 @@ def check(against: str | None, measures: Sequence[str], rounds: int, *, smoke: b
         RuntimeError: If the release cannot be built, or a measure fails on either side.
     """
     baseline = read_baseline()
+    stored = {row["measure"]: row["value"] for row in baseline["rows"]}
     release = against or newest_tag() or baseline["commit"]
     console = Console()
+    runs: list[list[list[Row]]] = [[], []]
     with TemporaryDirectory() as name:
         console.print(f"[dim]wheel of {release} …[/dim]")
         trees = [build(release, Path(name)), Tree(ROOT, os.environ)]
-        runs: list[list[list[Row]]] = [[], []]
-        for number in range(rounds):
-            for measure in measures:
-                console.print(f"[dim]{measure}, round {number + 1} of {rounds} …[/dim]")
-                for tree, rows in zip(trees, runs, strict=True):
-                    rows.append(run(tree, measure, Path(name), smoke=smoke))
-    changes = compare(*runs)
-    stored = {row["measure"]: row["value"] for row in baseline["rows"]}
-    console.print(table(changes, stored, release))
+        try:
+            for number in range(rounds):
+                for measure in measures:
+                    console.print(f"[dim]{measure}, round {number + 1} of {rounds} …[/dim]")
+                    pair = [run(tree, measure, Path(name), smoke=smoke) for tree in trees]
+                    for rows, new in zip(runs, pair, strict=True):
+                        rows.append(new)
+        finally:  # what was measured until one fails, or until it is stopped, took minutes
+            changes = compare(*runs)
+            console.print(table(changes, stored, release))
     return sum(change.worse for change in changes)
 
 
@@ -117,7 +120,8 @@ def build(reference: str, folder: Path) -> Tree:
     wheels = [str(path) for path in folder.glob("*.whl")]
     _call(uv, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--target", str(packages), *wheels)
     tree = Tree(source, {**os.environ, "PYTHONPATH": str(packages)})
-    where = _call(sys.executable, "-c", "import anomalib_clipad as it; print(it.__file__)", tree=tree).decode().strip()
+    find = "from importlib.util import find_spec; print(find_spec('anomalib_clipad').origin)"
+    where = _call(sys.executable, "-c", find, tree=tree).decode().strip()
     if not Path(where).is_relative_to(packages):
         msg = f"Expected to measure the wheel in {packages}, but Python finds {where}. Unset PYTHONPATH."
         raise RuntimeError(msg)

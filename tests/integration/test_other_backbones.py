@@ -121,6 +121,7 @@ def test_every_family_is_exported(name: str, tmp_path: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim("batch", max=64)},),
         dynamo=True,
         verbose=False,
+        optimize=False,  # half of the time
     )
     graph = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     pixels = image[:2].numpy()

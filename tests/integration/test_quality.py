@@ -16,7 +16,7 @@ from tiny import sdp, sdp_plus
 pytestmark = pytest.mark.slow
 
 CATEGORIES = ["wood", "marble", "gear", "button"]
-QUIET = {"text_cache_dir": False, "visualizer": False}
+QUIET = {"visualizer": False}
 Measure = Callable[..., dict[str, float]]
 
 

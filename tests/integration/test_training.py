@@ -72,7 +72,7 @@ def train(results, resume=None, kill=None, devices=1, batch=4, workers=0, augmen
         train_augmentations=Compose([RandomHorizontalFlip(), RandomAffine(20)]) if augment else None,
         **recipe,
     )
-    recipe = {"epochs": 3, "learning_rate": 1e-3, "visualizer": False, "text_cache_dir": False, **model}
+    recipe = {"epochs": 3, "learning_rate": 1e-3, "visualizer": False, "text_cache_dir": "text", **model}
     engine = Engine(
         accelerator="cpu",
         devices=devices,

@@ -3,12 +3,13 @@
 """What `make bench-check` calls worse, and that it measures the wheel of another commit."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
-from benchmarks.performance.check import BASELINE, compare
+import warm
+from benchmarks.performance import check
+from benchmarks.performance.check import BASELINE, Tree, compare
 from benchmarks.performance.table import Row
 from benchmarks.performance.timing import ROOT
 
@@ -42,6 +43,21 @@ def test_only_what_both_have_measured_is_compared():
     assert [change.now.measure for change in compare(before, now)] == ["x"]
 
 
+def test_what_was_measured_is_shown_if_a_later_measure_fails(monkeypatch, capsys):
+    def run(tree, measure, folder, *, smoke):
+        if measure == "fails":
+            msg = "Expected it to run"
+            raise RuntimeError(msg)
+        return [Row("x", 1.0 if tree.environment else 3.0)]
+
+    monkeypatch.setattr(check, "build", lambda reference, folder: Tree(folder, {}))
+    monkeypatch.setattr(check, "run", run)
+    with pytest.raises(RuntimeError, match="Expected it to run"):
+        check.check("v1.2", ["works", "fails"], rounds=2)
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "0.33" in line]
+    assert " 3 " in row
+
+
 def test_there_is_a_baseline():
     stored = json.loads(BASELINE.read_text(encoding="utf-8"))
     assert stored["commit"]
@@ -51,7 +67,7 @@ def test_there_is_a_baseline():
 @pytest.mark.slow
 def test_a_wheel_of_a_commit_is_measured_in_turn_with_this_tree():
     command = [sys.executable, "-m", "benchmarks.performance.check", "--against", "HEAD", "--only", "resampling"]
-    done = subprocess.run([*command, "--rounds", "1", "--smoke"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run([*command, "--rounds", "1", "--smoke"], cwd=ROOT)
     assert "now ÷ before" in done.stdout, done.stderr[-2000:]
     assert "resampling, round 1 of 1" in done.stdout
     assert "upsampling" in done.stdout
@@ -60,7 +76,7 @@ def test_a_wheel_of_a_commit_is_measured_in_turn_with_this_tree():
 @pytest.mark.slow
 def test_a_commit_that_is_not_there_is_named():
     command = [sys.executable, "-m", "benchmarks.performance.check", "--against", "v99.9"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run(command, cwd=ROOT)
     assert done.returncode == 1
     assert "git archive v99.9" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backbones that open_clip's schemes name: folders, and repositories of a hub that a folder stands for."""
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -14,27 +13,12 @@ from safetensors.torch import save_file
 
 from anomalib_clipad.clip.backbone import load_backbone
 
-CONFIG = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
-}
-IMAGES = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-
-
-def write(folder: Path, config: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return folder
-
 
 @pytest.fixture
-def folder(tmp_path, tiny_clip) -> Path:
-    """Folder as open_clip's training writes it for the hub."""
-    folder = write(tmp_path / "my" / "clip", {"model_cfg": CONFIG, "preprocess_cfg": IMAGES})
-    save_file(dict(tiny_clip.state_dict()), folder / "open_clip_model.safetensors")
-    torch.save({}, folder / "open_clip_pytorch_model.bin")  # what is older comes later
-    return folder
+def folder(tiny_clip_folder: Path) -> Path:
+    """Folder of a CLIP, beside which older weights were left."""
+    torch.save({}, tiny_clip_folder / "open_clip_pytorch_model.bin")  # what is older comes later
+    return tiny_clip_folder
 
 
 @pytest.fixture
@@ -114,9 +98,9 @@ def test_a_folder_without_a_file(tmp_path, folder):
     ],
 )
 def test_a_folder_in_another_format(tmp_path, config, missing):
-    folder = write(tmp_path, config)
-    with pytest.raises(ValueError, match=f"{re.escape(str(folder))}/open_clip_config.json to describe .* {missing}"):
-        load_backbone(f"local-dir:{folder}")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}/open_clip_config.json to describe .* {missing}"):
+        load_backbone(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -131,9 +115,10 @@ def test_a_folder_in_another_format(tmp_path, config, missing):
         ),
     ],
 )
-def test_unsupported_architectures_are_refused_by_name(tmp_path, part, option, problem):
-    config = copy.deepcopy(CONFIG)
-    config[part].update(option)
-    folder = write(tmp_path, {"model_cfg": config})
+def test_unsupported_architectures_are_refused_by_name(folder, part, option, problem):
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"][part].update(option)
+    file.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"but got 'local-dir:.*', which has {problem}"):
         load_backbone(f"local-dir:{folder}")

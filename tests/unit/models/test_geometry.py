@@ -15,7 +15,7 @@ from anomalib_clipad import SDP
 from anomalib_clipad.data.image_check import ImageCheck
 from tiny import make_engine, sdp
 
-QUIET = {"visualizer": False, "text_cache_dir": False}
+QUIET = {"visualizer": False}
 WAYS = {
     "scales": {"scales": [64, 120]},
     "tiles": {"tiles": {"size": 64}},

@@ -13,7 +13,6 @@ import torch
 from anomalib import LearningType
 from anomalib.cli import AnomalibCLI
 from anomalib.data import Folder, ImageBatch, MVTecAD, PredictDataset
-from anomalib.deploy import ExportType
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
@@ -138,26 +137,6 @@ def test_a_checkpoint_holds_calibration_and_text_vectors_but_not_clip(mvtec, tmp
 
 
 @pytest.mark.slow
-def test_calibration_and_text_vectors_are_part_of_the_exported_graph(mvtec, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model, engine = sdp(class_name="bottle", visualizer=False), make_engine(tmp_path)
-    engine.test(model, datamodule=mvtec)
-    path = engine.export(model.eval(), ExportType.ONNX, export_root=tmp_path)
-    raw = torch.rand(2, 3, 120, 120)
-
-    session = onnxruntime.InferenceSession(str(path))
-    exported = dict(
-        zip([node.name for node in session.get_outputs()], session.run(None, {"input": raw.numpy()}), strict=True)
-    )
-
-    expected = model(raw)
-    np.testing.assert_allclose(exported["pred_score"].ravel(), expected.pred_score, atol=1e-5)
-    np.testing.assert_allclose(exported["anomaly_map"].reshape(2, 120, 120), expected.anomaly_map, atol=1e-5)
-    model.post_processor.resize(0)
-    model.post_processor.resize(1)  # uncalibrated
-    assert not np.allclose(exported["pred_score"].ravel(), model(raw).pred_score, atol=1e-3)
-
-
 def test_a_checkpoint_loads_with_another_evaluator(mvtec, tmp_path):
     engine = make_engine(tmp_path)
     engine.test(sdp(visualizer=False), datamodule=mvtec)
