@@ -60,7 +60,7 @@ test: lint types pytest-openclip2 pytest ## run every check: ruff, mypy, pytest 
 
 thorough: $(READY) ## what tests try in part, in full: every backbone, commands that are killed or have no room, benchmarks
 	$(ONE_THREAD) $(VENV)/bin/python -m pytest $(PYTEST_ARGS) --dist worksteal --thorough \
-		tests/integration/test_contract.py tests/integration/test_faults.py tests/integration/test_benchmarks.py
+		$(addprefix tests/integration/test_,contract.py faults.py other_backbones.py benchmarks.py)
 
 matrix: $(READY) ## the quick tests on each Python that is here, and on the oldest versions admitted; some GB of disk each
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/nox $(if $(SESSIONS),--session $(SESSIONS))

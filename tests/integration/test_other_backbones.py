@@ -56,6 +56,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
+FAMILIES = ("SigLIP", "EVA-02", "relative positions", "CLIPA", "CoCa", "MobileCLIP", "Perception Encoder")
+"""Of which the first three are exported by `make test`, all by `make thorough`."""
+
+
 def write_tokenizer(folder: Path) -> None:
     """A tokenizer of words that pads with what it ends a text with, as SigLIP's does."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
@@ -99,16 +103,19 @@ def test_a_siglip_from_a_folder_trains_and_predicts(anomalib: Terminal, siglip: 
     assert len(table.read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(
-    "name", ["CLIPA", "CoCa", "SigLIP", "MobileCLIP", "relative positions", "EVA-02", "Perception Encoder"]
-)
-def test_every_family_is_exported(name: str, tmp_path: Path) -> None:
-    model = SDPModel(make_tower(name), LinearHeads(WIDTH, EMBED_DIM if name != "SigLIP" else WIDTH, DEPTH), sigma=1)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", FAMILIES if metafunc.config.getoption("--thorough") else FAMILIES[:3])
+
+
+def test_every_family_is_exported(family: str, tmp_path: Path) -> None:
+    embed_dim = WIDTH if family == "SigLIP" else EMBED_DIM
+    model = SDPModel(make_tower(family), LinearHeads(WIDTH, embed_dim, DEPTH), sigma=1)
     texts = torch.randn(model.texts.embeddings.shape[1], 2, generator=torch.Generator().manual_seed(1))
     model.texts.add("nut", texts)
     model.eval().requires_grad_(False)
     # Relative positions are resized as modules, which cannot be traced.
-    size = (32, 32) if name == "relative positions" else (40, 24)
+    size = (32, 32) if family == "relative positions" else (40, 24)
     image = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(2))
     expected = model(image)
     path = tmp_path / "model.onnx"
