@@ -47,8 +47,9 @@ paper: $(READY_OPENCLIP2) ## the paper's figures beside measured ones, on MVTec 
 		$(VENV_OPENCLIP2)/bin/anomalib-clipad compare --config configs/paper_$$dataset.yaml $(COMPARE_ARGS) || status=1; \
 	done; exit $$status
 
-bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md; about 40 minutes
-	$(VENV)/bin/python -W ignore -m benchmarks.performance --output docs/performance.md $(BENCH_ARGS)
+bench: $(READY) $(READY_OPENCLIP2) ## measure speed and memory, and write docs/performance.md and the baseline; about an hour
+	$(VENV)/bin/python -W ignore -m benchmarks.performance --series 3 --output docs/performance.md \
+		--json benchmarks/performance/baseline.json $(BENCH_ARGS)
 
 bench-check: $(READY) ## which figures got worse by a tenth since the last release, whose wheel is built from git; half an hour
 	$(VENV)/bin/python -W ignore -m benchmarks.performance.check $(BENCH_ARGS)

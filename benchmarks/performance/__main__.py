@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -43,6 +43,8 @@ MEASURES = (
     "scale",
     "gpu",
 )
+REPEATED = {"forward", "sizes"}
+"""Measures whose limits are near: their figures are medians of several series."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -53,6 +55,7 @@ def run(
     rows_file: Path | None = None,
     threads: int = 2,
     rounds: int = Setting.rounds,
+    series: int = 1,
 ) -> int:
     """Measure, print one table, and write it; a measure that fails leaves a row that says why.
 
@@ -68,7 +71,8 @@ def run(
     for name in only:
         console.print(f"[dim]{name} …[/dim]")
         try:
-            rows += importlib.import_module(f"benchmarks.performance.{name}").measure(setting)
+            measure = importlib.import_module(f"benchmarks.performance.{name}").measure
+            rows += medians([measure(setting) for _ in range(series if name in REPEATED else 1)])
         except Exception as error:  # noqa: BLE001, the others have taken many minutes
             console.print_exception()
             rows.append(Row(name, None, note=f"failed: {type(error).__name__}"))
@@ -81,6 +85,19 @@ def run(
         figures = {"commit": commit(), "machine": machine(threads), "rows": [asdict(row) for row in rows]}
         rows_file.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return failed
+
+
+def medians(series: Sequence[Sequence[Row]]) -> list[Row]:
+    """The median row of each measure, with the figures of all series in its note where there are several."""
+    if len(series) == 1:
+        return list(series[0])
+    found = []
+    for rows in zip(*series, strict=True):
+        median = sorted(rows, key=lambda row: row.value or 0)[len(rows) // 2]
+        figures = ", ".join(f"{row.value:.3g}" for row in rows if row.value is not None)
+        notes = [f"median of {len(rows)} series: {figures}", *filter(None, [median.note])]
+        found.append(replace(median, note="; ".join(notes)))
+    return found
 
 
 def commit() -> str | None:
@@ -139,5 +156,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--rounds", type=int, default=Setting.rounds, help="alternated runs of each function; one if --smoke"
     )
+    parser.add_argument("--series", type=int, default=1, help=f"how often to repeat {' and '.join(sorted(REPEATED))}")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    sys.exit(1 if run(**vars(parser.parse_args())) else 0)
+    arguments = parser.parse_args()
+    if arguments.output is not None and set(arguments.only) < set(MEASURES):
+        parser.error(f"Expected all measures for {arguments.output}, but got --only: the others would be lost from it.")
+    sys.exit(1 if run(**vars(arguments)) else 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.performance.__main__ import BEGIN, END, write
+from benchmarks.performance.__main__ import BEGIN, END, medians, write
 from benchmarks.performance.gpu import MVTEC_TEST_IMAGES
 from benchmarks.performance.table import HEADER, Row, markdown
 from benchmarks.performance.timing import alternate, ratio, run_module
@@ -35,6 +35,15 @@ def test_a_figure_that_could_not_be_had_is_not_invented():
     lines = markdown([Row("x", None, 3, note="no GPU")]).splitlines()
     assert lines[0] == f"| {' | '.join(HEADER)} |"
     assert lines[-1] == "| x | not measured | ≤ 3 |  | no GPU |"
+
+
+def test_of_several_series_the_median_is_told():
+    series = [[Row("x", value, 1.2, note=f"{value}"), Row("y", 2 * value)] for value in (1.0, 3.0, 2.0)]
+    assert medians(series) == [
+        Row("x", 2.0, 1.2, note="median of 3 series: 1, 3, 2; 2.0"),
+        Row("y", 4.0, note="median of 3 series: 2, 6, 4"),
+    ]
+    assert medians(series[:1]) == series[0]
 
 
 def test_functions_run_in_turn_after_a_round_that_does_not_count():
