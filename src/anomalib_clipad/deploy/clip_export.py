@@ -146,6 +146,12 @@ class ClipExport(_Base):
         compression = check_compression(compression_type, quantisation)
         check_input_size(input_size)
         options = dict(onnx_kwargs or {})
+        if not options.get("optimize", True):
+            msg = (
+                "Expected graphs for OpenVINO to be optimised, but got optimize=False in onnx_kwargs. "
+                "OpenVINO would compile them for longer than anybody waits. Leave it out."
+            )
+            raise ValueError(msg)
         exported = self.to_exported_model(options.pop("class_names", None))
         path = _path(export_root, ExportType.OPENVINO, model_file_name, ".xml")
         with TemporaryDirectory() as folder:

@@ -54,6 +54,7 @@ def test_a_model_that_does_not_resize_needs_the_size_of_its_images(tmp_path):
             {"compression_type": "int4"},
             "Expected compression_type to be one of fp16, int8, int8_ptq, int8_acq, but got",
         ),
+        ({"onnx_kwargs": {"optimize": False}}, "Expected graphs for OpenVINO to be optimised, but got optimize=False"),
         ({"compression_type": "int8_ptq"}, "Expected a datamodule to quantise with for compression_type int8_ptq"),
         ({"compression_type": CompressionType.INT8_ACQ}, "Expected a datamodule to quantise with for .* int8_acq"),
         (
