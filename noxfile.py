@@ -20,8 +20,9 @@ print("|", platform.python_version(), "|", " | ".join(map(found.version, names))
 def check(session: nox.Session) -> None:
     """Say what was installed, and run the quick tests on it."""
     session.run("python", "-c", VERSIONS)
-    quick = ("-m", "not slow", "--numprocesses", "2", "--dist", "loadfile", "-q", "tests/unit")
-    session.run("python", "-m", "pytest", *quick, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    quick = ("-m", "not slow", "--numprocesses", "2", "--dist", "loadfile", "-q")
+    tests = ("tests/unit", "tests/integration/test_snippets.py")
+    session.run("python", "-m", "pytest", *quick, *tests, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])

@@ -136,7 +136,6 @@ def test_a_checkpoint_holds_calibration_and_text_vectors_but_not_clip(mvtec, tmp
     torch.testing.assert_close(restored.eval()(raw, index).pred_score, model.eval()(raw, index).pred_score)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_loads_with_another_evaluator(mvtec, tmp_path):
     engine = make_engine(tmp_path)
     engine.test(sdp(visualizer=False), datamodule=mvtec)
